@@ -1,0 +1,481 @@
+//! Every public error. Each message says what was expected, what was found and what to do.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::Kind;
+
+/// What can go wrong with segments, objects and processes. Sending and receiving have errors of their own:
+/// [`TrySendError`], [`TryRecvError`] and their kin.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// A segment or object name that is not allowed.
+    BadName {
+        /// The name as given.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// `create` found a segment or object of that name.
+    Exists {
+        /// The name.
+        name: String,
+    },
+    /// `open` found no segment or object of that name, or only a segment whose participants are all gone.
+    NotFound {
+        /// The name.
+        name: String,
+    },
+    /// The segment asked for is too small to hold its own tables.
+    TooSmall {
+        /// Bytes asked for.
+        size: usize,
+        /// Bytes needed at least.
+        minimum: usize,
+    },
+    /// A size or count that no segment can have.
+    BadSize {
+        /// What was asked for, in words.
+        what: &'static str,
+        /// The number given.
+        given: u64,
+        /// The largest number that is possible.
+        maximum: u64,
+    },
+    /// The file system has no room for the segment (`ENOSPC`).
+    NoSpace {
+        /// Bytes asked for.
+        size: usize,
+        /// Where.
+        directory: PathBuf,
+    },
+    /// The system denied access.
+    Permission {
+        /// The file or directory.
+        path: PathBuf,
+    },
+    /// The file is not a gimmal segment.
+    NotGimmal {
+        /// What it is instead.
+        reason: &'static str,
+    },
+    /// The file is not as long as its header says.
+    Truncated {
+        /// Bytes according to the header.
+        expected: u64,
+        /// Bytes in the file.
+        found: u64,
+    },
+    /// The segment was made by another version of the layout.
+    Version {
+        /// The version this build speaks.
+        expected: u32,
+        /// The segment's.
+        found: u32,
+    },
+    /// The segment was made on another kind of machine (pointer width, byte order).
+    Target {
+        /// This build's tag.
+        expected: u32,
+        /// The segment's.
+        found: u32,
+    },
+    /// The segment's own tables contradict each other.
+    Corrupt {
+        /// Which part.
+        what: &'static str,
+    },
+    /// A descriptor that was handed over is not sealed against changes of its size.
+    NotSealed,
+    /// The segment needs a system call that this process may not make.
+    Fence,
+    /// The object holds another element type.
+    TypeMismatch {
+        /// The object.
+        name: String,
+        /// The type asked for.
+        expected: String,
+        /// The type it has.
+        found: String,
+    },
+    /// The object is of another kind.
+    KindMismatch {
+        /// The object.
+        name: String,
+        /// The kind asked for.
+        expected: Kind,
+        /// The kind it has.
+        found: Kind,
+    },
+    /// The object exists with another capacity or length.
+    CapacityMismatch {
+        /// The object.
+        name: String,
+        /// Asked for (after rounding up).
+        expected: u64,
+        /// What it has.
+        found: u64,
+    },
+    /// The object exists with other options.
+    OptionMismatch {
+        /// The object.
+        name: String,
+        /// The option that differs.
+        option: &'static str,
+    },
+    /// The segment has no room for the object.
+    NoRoom {
+        /// Bytes the object needs.
+        needed: usize,
+        /// Bytes that are left.
+        available: usize,
+    },
+    /// The segment's directory is full.
+    NoObjectSlot {
+        /// How many objects it holds.
+        maximum: u32,
+    },
+    /// The segment's participant table is full of living participants.
+    NoParticipantSlot {
+        /// How many it holds.
+        maximum: u16,
+    },
+    /// The exclusive end of an SPSC ring is taken.
+    SeatTaken {
+        /// The process that sits there.
+        pid: u32,
+    },
+    /// A range of elements that the array does not have.
+    OutOfRange {
+        /// The first element.
+        start: usize,
+        /// How many.
+        length: usize,
+        /// How many the array has.
+        found: usize,
+    },
+    /// Somebody has held the segment's admission lock for too long (is it stopped?).
+    Busy {
+        /// How long we waited.
+        waited: Duration,
+    },
+    /// [`crate::process`] was asked to run a function that is not registered.
+    NotRegistered {
+        /// The function asked for.
+        entry: String,
+        /// Those that are registered.
+        registered: Vec<String>,
+    },
+    /// No segment was handed over to this process under that key.
+    NotInherited {
+        /// The key.
+        key: String,
+        /// What was found instead.
+        reason: String,
+    },
+    /// An argument of [`crate::process::Context`] is missing or cannot be parsed.
+    BadArgument {
+        /// Which one, from 0.
+        index: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The system failed in another way.
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadName { name, reason } => write!(f, "bad name {name:?}: {reason}"),
+            Self::Exists { name } => {
+                write!(f, "{name:?} exists already; open it, use open_or_create, or remove it first")
+            }
+            Self::NotFound { name } => {
+                write!(f, "{name:?} does not exist (any more); create it first or use open_or_create")
+            }
+            Self::TooSmall { size, minimum } => write!(
+                f,
+                "a segment of {size} bytes cannot hold its own tables: give it at least {minimum} bytes, or fewer participants and objects"
+            ),
+            Self::BadSize { what, given, maximum } => {
+                write!(f, "{what} of {given} is out of range: it must be between 1 and {maximum}")
+            }
+            Self::NoSpace { size, directory } => write!(
+                f,
+                "no room for {size} bytes in {}: make that file system larger, free some of it (gimmal clean), or ask for less",
+                directory.display()
+            ),
+            Self::Permission { path } => write!(
+                f,
+                "permission denied on {}: the creator decides with `mode` who may join; check the owner and mode of the file",
+                path.display()
+            ),
+            Self::NotGimmal { reason } => write!(f, "not a gimmal segment: {reason}"),
+            Self::Truncated { expected, found } => write!(
+                f,
+                "the segment should have {expected} bytes and its file has {found}: somebody cut or grew it; remove it and create it anew"
+            ),
+            Self::Version { expected, found } => write!(
+                f,
+                "the segment has layout version {found} and this program speaks {expected}: build both sides from compatible releases of gimmal"
+            ),
+            Self::Target { expected, found } => write!(
+                f,
+                "the segment was made for target {found:#x} and this program is {expected:#x} (pointer width, byte order): share it only between like builds"
+            ),
+            Self::Corrupt { what } => write!(f, "the segment is corrupt: {what}; remove it and create it anew"),
+            Self::NotSealed => write!(
+                f,
+                "the descriptor is not a memfd sealed with F_SEAL_SHRINK and F_SEAL_GROW: pass one that Segment::anonymous made, or open named segments by name"
+            ),
+            Self::Fence => write!(
+                f,
+                "the segment relies on membarrier(2) and this process may not call it (old kernel or seccomp): allow membarrier, or create the segment with full fences (SegmentOptions::full_fences)"
+            ),
+            Self::TypeMismatch { name, expected, found } => {
+                write!(f, "{name:?} holds {found}, not {expected}: open it with the type it was created with")
+            }
+            Self::KindMismatch { name, expected, found } => {
+                write!(
+                    f,
+                    "{name:?} is a {found}, not a {expected}: open it as what it was created as, or use another name"
+                )
+            }
+            Self::CapacityMismatch { name, expected, found } => {
+                write!(f, "{name:?} has a capacity of {found}, not {expected}: ask for the same, or use open")
+            }
+            Self::OptionMismatch { name, option } => {
+                write!(f, "{name:?} exists with another setting of `{option}`: ask for the same, or use open")
+            }
+            Self::NoRoom { needed, available } => write!(
+                f,
+                "the object needs {needed} bytes and the segment has {available} left: create the segment with a larger size"
+            ),
+            Self::NoObjectSlot { maximum } => {
+                write!(
+                    f,
+                    "the segment's directory holds {maximum} objects and is full: create it with a larger max_objects"
+                )
+            }
+            Self::NoParticipantSlot { maximum } => write!(
+                f,
+                "{maximum} living participants are attached and there is room for no more: create the segment with a larger max_participants"
+            ),
+            Self::SeatTaken { pid } => write!(
+                f,
+                "process {pid} holds this exclusive end: let it go there first, or use a Queue, whose ends can be shared"
+            ),
+            Self::OutOfRange { start, length, found } => write!(
+                f,
+                "{length} elements from {start} on are asked for and the array has {found}: ask for a range inside it"
+            ),
+            Self::Busy { waited } => write!(
+                f,
+                "somebody has held the segment's admission lock for {waited:?}: look for a stopped process (gimmal stat), then try again"
+            ),
+            Self::NotRegistered { entry, registered } => write!(
+                f,
+                "no function {entry:?} is registered (registered: {}): add it to the list given to gimmal::process::init at the start of main",
+                registered.join(", ")
+            ),
+            Self::NotInherited { key, reason } => {
+                write!(f, "no segment was handed over under {key:?}: {reason}")
+            }
+            Self::BadArgument { index, reason } => write!(f, "argument {index} {reason}"),
+            Self::Io { action, source } => write!(f, "could not {action}: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// The reasons for which a call can end without having done anything, shared by the families below.
+macro_rules! reasons {
+    (Full) => { "the queue is full: receive from it, or use a blocking send" };
+    (Empty) => { "the queue is empty" };
+    (Timeout) => { "the time is up" };
+    (Closed) => { "the queue is closed" };
+    (Disconnected) => { "the other side is gone" };
+    (Detached) => { "this process is not attached: it was forked and could not join the segment, or the exclusive end belongs to another process" };
+}
+
+/// Errors of sends: each carries the message back.
+macro_rules! send_errors {
+    ($($(#[$doc:meta])* $name:ident { $($variant:ident),+ })+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum $name<T> {$(
+            #[doc = concat!(reasons!($variant), ".")]
+            $variant(T),
+        )+}
+
+        impl<T> $name<T> {
+            /// The message that was not sent.
+            pub fn into_inner(self) -> T {
+                match self { $(Self::$variant(value) => value,)+ }
+            }
+
+            fn reason(&self) -> (&'static str, &'static str) {
+                match self { $(Self::$variant(_) => (stringify!($variant), reasons!($variant)),)+ }
+            }
+
+            send_errors!(@tests $($variant)+);
+        }
+
+        impl<T> fmt::Debug for $name<T> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}(..)", self.reason().0)
+            }
+        }
+
+        impl<T> fmt::Display for $name<T> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "not sent: {}", self.reason().1)
+            }
+        }
+
+        impl<T> std::error::Error for $name<T> {}
+    )+};
+    (@tests $($variant:ident)+) => { $(send_errors!(@test $variant);)+ };
+    (@test Full) => {
+        /// Whether there was no room.
+        pub fn is_full(&self) -> bool { matches!(self, Self::Full(_)) }
+    };
+    (@test Timeout) => {
+        /// Whether the time was up.
+        pub fn is_timeout(&self) -> bool { matches!(self, Self::Timeout(_)) }
+    };
+    (@test Closed) => {
+        /// Whether the queue was closed.
+        pub fn is_closed(&self) -> bool { matches!(self, Self::Closed(_)) }
+    };
+    (@test Disconnected) => {
+        /// Whether nobody is left to receive.
+        pub fn is_disconnected(&self) -> bool { matches!(self, Self::Disconnected(_)) }
+    };
+    (@test Detached) => {};
+}
+
+send_errors! {
+    /// Why a `try_send` did not send.
+    TrySendError { Full, Closed, Disconnected, Detached }
+    /// Why a `send` gave up.
+    SendError { Closed, Disconnected, Detached }
+    /// Why a `send_timeout` or `send_deadline` gave up.
+    SendTimeoutError { Timeout, Closed, Disconnected, Detached }
+}
+
+/// Errors of receives.
+macro_rules! recv_errors {
+    ($($(#[$doc:meta])* $name:ident { $($variant:ident),+ })+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum $name {$(
+            #[doc = concat!(reasons!($variant), ".")]
+            $variant,
+        )+}
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let reason = match self { $(Self::$variant => reasons!($variant),)+ };
+                write!(f, "nothing received: {reason}")
+            }
+        }
+
+        impl std::error::Error for $name {}
+    )+};
+}
+
+recv_errors! {
+    /// Why a `try_recv` returned nothing.
+    TryRecvError { Empty, Closed, Disconnected, Detached }
+    /// Why a `recv` gave up. `Closed` and `Disconnected` come after the last message.
+    RecvError { Closed, Disconnected, Detached }
+    /// Why a `recv_timeout` or `recv_deadline` gave up.
+    RecvTimeoutError { Timeout, Closed, Disconnected, Detached }
+}
+
+/// Why a `send_slice` stopped, and after how many messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SendSliceError {
+    /// Messages that were sent before; the rest was not.
+    pub sent: usize,
+    /// Why the next one was not.
+    pub reason: SendError<()>,
+}
+
+impl fmt::Display for SendSliceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} messages sent, then: {}", self.sent, self.reason)
+    }
+}
+
+impl std::error::Error for SendSliceError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.reason)
+    }
+}
+
+/// The time given to a wait was up before its condition held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeout;
+
+impl fmt::Display for Timeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the time is up and the condition does not hold")
+    }
+}
+
+impl std::error::Error for Timeout {}
+
+macro_rules! widen {
+    ($($from:ident => $to:ident { $($variant:ident),+ })+) => {$(
+        impl<T> From<$from<T>> for $to<T> {
+            fn from(e: $from<T>) -> Self {
+                match e { $($from::$variant(value) => Self::$variant(value),)+ }
+            }
+        }
+    )+};
+}
+
+widen! {
+    SendError => TrySendError { Closed, Disconnected, Detached }
+    SendError => SendTimeoutError { Closed, Disconnected, Detached }
+}
+
+impl From<RecvError> for TryRecvError {
+    fn from(e: RecvError) -> Self {
+        match e {
+            RecvError::Closed => Self::Closed,
+            RecvError::Disconnected => Self::Disconnected,
+            RecvError::Detached => Self::Detached,
+        }
+    }
+}
+
+impl From<RecvError> for RecvTimeoutError {
+    fn from(e: RecvError) -> Self {
+        match e {
+            RecvError::Closed => Self::Closed,
+            RecvError::Disconnected => Self::Disconnected,
+            RecvError::Detached => Self::Detached,
+        }
+    }
+}

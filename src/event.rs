@@ -1,0 +1,159 @@
+//! The eventcount: how a blocked call sleeps until somebody commits, and why no wakeup is lost.
+//!
+//! ```text
+//! event:   seq: u32 (the futex word)        tickets: u64 = registered:32 | answered:32
+//!
+//! wait:    s = seq;  registered += 1;  heavy fence;  look again;  futex_wait(seq, s)
+//! notify:  (after the commit)  light fence;  t = tickets;  if registered == answered: done
+//!          seq += 1;  k = futex_wake(seq, n);  if k < n: answered = max(answered, t.registered)
+//! ```
+//!
+//! # Why no wakeup is lost
+//!
+//! 1. *Dekker.* The sleeper registers, then looks at the ring; the notifier commits, then looks at the tickets. The
+//!    fence pair orders both, so either the sleeper's second look finds the commit, or the notifier sees the ticket.
+//! 2. *A ticket that is seen wakes or is proven harmless.* The notifier that sees unanswered tickets bumps `seq` before
+//!    it wakes. A registered thread that is not asleep yet compares `seq` in the kernel, under the lock the wake takes,
+//!    and does not fall asleep on the old value: it looks again, after the commit.
+//! 3. *Answering.* Tickets are only declared answered when the kernel's queue ran dry (`k < n`): then everybody counted
+//!    in `t` had read `seq` before the bump and is awake or cannot fall asleep on it. Both numbers only grow, so there
+//!    is no clearing that could overtake a new sleeper, and a killed sleeper leaks nothing but one extra wake call.
+//! 4. *A wake is not wasted.* A thread that was woken and leaves without taking anything passes the wake on.
+//! 5. *A waker or a woken thread that is killed* is covered by whoever notices the death: every sleeper is woken. Until
+//!    then sleepers look at the leases every [`LOOK`].
+//!
+//! The counters wrap after 2^32 sleeps; only equality and distances below 2^31 are used.
+
+use core::ops::ControlFlow;
+use std::time::Duration;
+
+use crate::deadline::Deadline;
+use crate::primitive::{AtomicU32, AtomicU64, FenceMode, FutexWord, Ordering, heavy_fence, light_fence, spin_loop};
+
+/// How a futex wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slept {
+    /// A wake was spent on this thread.
+    Woken,
+    /// The word had changed, or a signal handler ran.
+    Stale,
+    /// The deadline came.
+    #[cfg_attr(loom, allow(dead_code))]
+    TimedOut,
+}
+
+/// How often a sleeper makes sure that nobody it may be waiting for has died.
+pub(crate) const LOOK: Duration = Duration::from_millis(100);
+
+/// How long a blocked call looks before it sleeps, in rounds; about 4 µs.
+const SPIN_ROUNDS: u32 = 128;
+
+/// Everybody who sleeps on one event.
+pub(crate) const ALL: u32 = i32::MAX as u32;
+
+/// What a wait needs to know of its surroundings.
+pub(crate) trait Surroundings {
+    /// The segment's fence mode.
+    fn fence_mode(&self) -> FenceMode;
+    /// Whether spinning can help at all.
+    fn may_spin(&self) -> bool;
+    /// Called every [`LOOK`] while asleep: repair after the dead, wake whoever is concerned.
+    fn look(&self);
+}
+
+/// One condition that threads of any process sleep on. Sixteen bytes of shared memory, valid when zero.
+#[repr(C)]
+pub(crate) struct Event {
+    /// Bumped before every wake; what sleepers compare. Written by notifiers, only while somebody is registered.
+    seq: FutexWord,
+    /// `registered << 32 | answered`. `registered` is bumped by every thread about to sleep, `answered` raised by
+    /// notifiers whose wake found the queue dry. Equal halves: nobody can be asleep.
+    tickets: AtomicU64,
+}
+
+impl Event {
+    #[cfg(any(test, fuzzing, loom))]
+    pub(crate) fn new() -> Self {
+        Self { seq: FutexWord::new(), tickets: AtomicU64::new(0) }
+    }
+
+    fn word(&self) -> &AtomicU32 {
+        self.seq.word()
+    }
+
+    /// Wakes up to `n` sleepers, to be called after the commit they wait for. One load when nobody sleeps.
+    #[inline]
+    pub(crate) fn notify(&self, n: u32, mode: FenceMode) {
+        light_fence(mode);
+        let tickets = self.tickets.load(Ordering::Relaxed);
+        if (tickets >> 32) as u32 != tickets as u32 {
+            self.wake(n, tickets);
+        }
+    }
+
+    #[cold]
+    fn wake(&self, n: u32, seen: u64) {
+        // Release: a waiter whose futex call finds the new value and returns at once must also find the commit.
+        self.word().fetch_add(1, Ordering::Release);
+        if self.seq.wake(n) >= n {
+            return;
+        }
+        let registered = (seen >> 32) as u32;
+        let mut now = seen;
+        while (registered.wrapping_sub(now as u32) as i32) > 0 {
+            let answered = now & !0xffff_ffff | u64::from(registered);
+            match self.tickets.compare_exchange_weak(now, answered, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(changed) => now = changed,
+            }
+        }
+    }
+
+    /// Calls `attempt` until it breaks or `deadline` passes, sleeping in between; `None` is the deadline.
+    ///
+    /// Whoever makes `attempt` succeed must call [`Event::notify`] afterwards.
+    pub(crate) fn wait<R>(
+        &self,
+        surroundings: &impl Surroundings,
+        deadline: Option<Deadline>,
+        mut attempt: impl FnMut() -> ControlFlow<R>,
+    ) -> Option<R> {
+        let rounds = if surroundings.may_spin() { SPIN_ROUNDS } else { 1 };
+        for round in 0..rounds {
+            if let ControlFlow::Break(result) = attempt() {
+                return Some(result);
+            }
+            // Looks grow rarer, so that the other side's line is left to the other side.
+            for _ in 0..(round / 8).min(8) {
+                spin_loop();
+            }
+        }
+        let mode = surroundings.fence_mode();
+        let mut woken = false;
+        loop {
+            // Acquire: pairs with the Release bump, see `wake`.
+            let seq = self.word().load(Ordering::Acquire);
+            self.tickets.fetch_add(1 << 32, Ordering::Relaxed);
+            heavy_fence(mode);
+            if let ControlFlow::Break(result) = attempt() {
+                return Some(result);
+            }
+            if deadline.is_some_and(Deadline::passed) {
+                if woken {
+                    self.notify(1, mode);
+                }
+                return None;
+            }
+            let look = Deadline::now().plus(LOOK);
+            let until = match (deadline, look) {
+                (Some(d), Some(l)) => Some(d.min(l)),
+                (d, l) => d.or(l),
+            };
+            match self.seq.wait(seq, until) {
+                Slept::Woken => woken = true,
+                Slept::Stale => {}
+                Slept::TimedOut => surroundings.look(),
+            }
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The bytes in shared memory: an ABI between every process that opens a segment, whatever it was built from.
+//!
+//! Changing anything here changes [`VERSION`], the golden-bytes test and CHANGELOG.md in the same commit.
+//!
+//! ```text
+//! 0                SegmentHeader (512 bytes)
+//! life_words       (max_participants + 1) × 8 bytes: one word per participant id, for the sentinel
+//! participants     max_participants × Participant (32 bytes)
+//! directory        max_objects × Entry (192 bytes)
+//! heap             objects, each aligned to 128
+//! ```
+
+#[cfg(not(loom))]
+use crate::primitive::AtomicU32;
+#[cfg(not(loom))]
+use crate::primitive::AtomicU64;
+
+/// First bytes of every segment.
+pub(crate) const MAGIC: [u8; 8] = *b"gimmal\x1a\n";
+/// Layout version; a process refuses any other.
+pub(crate) const VERSION: u32 = 1;
+/// What a peer must share to read our integers: pointer width, byte order, spacing of contended lines.
+pub(crate) const TARGET: u32 =
+    (usize::BITS) | if cfg!(target_endian = "big") { 0x100 } else { 0x200 } | (LINE as u32) << 16;
+/// Spacing that keeps two writers off each other's cache lines, adjacent-line prefetch included.
+pub(crate) const LINE: usize = 128;
+/// Highest participant id; 0 is nobody. The id field of a slot word has 12 bits, the page of life words 512 entries.
+pub(crate) const MAX_PARTICIPANTS: u16 = 511;
+/// Highest number of directory entries.
+pub(crate) const MAX_OBJECTS: u32 = 1 << 16;
+/// Longest object name and longest stored type name, in bytes.
+pub(crate) const NAME_BYTES: usize = 63;
+
+/// The segment outlives its participants.
+pub(crate) const FLAG_PERSIST: u32 = 1;
+/// The segment is a memfd.
+pub(crate) const FLAG_ANONYMOUS: u32 = 2;
+
+/// Ends report `Disconnected` when nobody is left on the other side.
+pub(crate) const ENTRY_DISCONNECT: u32 = 1;
+/// A pipe with one direction only.
+pub(crate) const ENTRY_SIMPLEX: u32 = 2;
+
+/// Rounds up to a multiple of a power of two; `None` where that overflows.
+pub(crate) const fn round_up(n: usize, to: usize) -> Option<usize> {
+    match n.checked_add(to - 1) {
+        Some(n) => Some(n & !(to - 1)),
+        None => None,
+    }
+}
+
+/// A value on a cache line (pair) of its own.
+#[repr(C, align(128))]
+pub(crate) struct Line<T>(pub(crate) T);
+
+impl<T> core::ops::Deref for Line<T> {
+    type Target = T;
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// The part of the header that is written once, before the segment has a name, and copied once by everybody who opens it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct Geometry {
+    pub(crate) magic: [u8; 8],
+    pub(crate) version: u32,
+    pub(crate) target: u32,
+    pub(crate) size: u64,
+    pub(crate) flags: u32,
+    /// 0: full fences, 1: asymmetric.
+    pub(crate) fence: u32,
+    pub(crate) max_participants: u32,
+    pub(crate) max_objects: u32,
+    pub(crate) life_words: u64,
+    pub(crate) participants: u64,
+    pub(crate) directory: u64,
+    pub(crate) heap: u64,
+    /// Nanoseconds since 1970.
+    pub(crate) created: u64,
+}
+
+/// Offset 0 of every segment.
+#[cfg(not(loom))]
+#[repr(C)]
+pub(crate) struct SegmentHeader {
+    pub(crate) geometry: Line<Geometry>,
+    /// Bumped at every join, leave and repair; sentinels sleep on it. Written under the admission lock.
+    pub(crate) membership: Line<AtomicU32>,
+    reserved: [Line<[u8; 128]>; 2],
+}
+
+/// What a participant says of itself. Written under the admission lock; `state` last at join, first at leave.
+#[cfg(not(loom))]
+#[repr(C)]
+pub(crate) struct Participant {
+    /// 0: free, 1: joined. Whether a joined one lives, only its lease tells.
+    pub(crate) state: AtomicU32,
+    /// Process id in the participant's own PID namespace.
+    pub(crate) pid: AtomicU32,
+    /// Nanoseconds since 1970.
+    pub(crate) joined: AtomicU64,
+    /// Inode of the participant's PID namespace.
+    pub(crate) namespace: AtomicU64,
+    pub(crate) reserved: AtomicU64,
+}
+
+/// A directory entry. Everything but `state` is written before `state` becomes 1 and never after.
+#[cfg(not(loom))]
+#[repr(C)]
+pub(crate) struct Entry {
+    /// 0: free, 1: published. Stored with Release by the creator under the admission lock.
+    pub(crate) state: AtomicU32,
+    reserved: u32,
+    pub(crate) fields: EntryFields,
+}
+
+/// The published part of an [`Entry`].
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct EntryFields {
+    pub(crate) kind: u32,
+    pub(crate) flags: u32,
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+    /// Slots of a ring, elements of an array, 1 for a single value.
+    pub(crate) capacity: u64,
+    pub(crate) element_size: u32,
+    pub(crate) element_align: u32,
+    /// A pipe's second direction; 0 elsewhere.
+    pub(crate) element_size_2: u32,
+    pub(crate) element_align_2: u32,
+    pub(crate) name: [u8; 64],
+    /// `u64`, `Order`; for a pipe `Ball -> Score`. The first byte of each text is its length.
+    pub(crate) element: [u8; 64],
+    pub(crate) reserved: u64,
+}
+
+#[cfg(not(loom))]
+const _: () = {
+    use core::mem::{align_of, offset_of, size_of};
+    assert!(size_of::<Geometry>() == 80);
+    assert!(size_of::<SegmentHeader>() == 512);
+    assert!(offset_of!(SegmentHeader, membership) == 128);
+    assert!(size_of::<Participant>() == 32);
+    assert!(size_of::<EntryFields>() == 184);
+    assert!(size_of::<Entry>() == 192);
+    assert!(align_of::<Entry>() == 8);
+};
+
+/// The state of an MPMC slot, with the lap it belongs to and its owner: one word, so that a claim and the claimant's
+/// name are one instruction.
+///
+/// ```text
+/// lap:32 | blocks:16 | state:4 | owner:12
+///
+/// FREE ──claim──▶ WRITING(owner) ──commit──▶ FULL ──claim──▶ READING(owner) ──release──▶ FREE (lap+1)
+///                      │ abort, or owner dead                     │ owner dead
+///                      ▼                                          ▼
+///                 FREE (lap+1)                                 ORPHAN ──claim──▶ READING(owner)
+/// ```
+///
+/// `blocks` is 0 for a single slot. Laps wrap after 2^32; a claim could only go wrong if a process slept for exactly a
+/// whole number of wraps between its load and its CAS.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SlotWord(pub(crate) u64);
+
+/// States of a [`SlotWord`]. FREE is 0, so that fresh memory is a ring of free slots in lap 0.
+pub(crate) mod state {
+    pub(crate) const FREE: u64 = 0;
+    pub(crate) const WRITING: u64 = 1 << 12;
+    pub(crate) const FULL: u64 = 2 << 12;
+    pub(crate) const READING: u64 = 3 << 12;
+    pub(crate) const ORPHAN: u64 = 4 << 12;
+    pub(super) const MASK: u64 = 0xf << 12;
+}
+
+impl SlotWord {
+    #[inline(always)]
+    pub(crate) fn new(lap: u32, state: u64, owner: u16) -> Self {
+        Self(u64::from(lap) << 32 | state | u64::from(owner))
+    }
+
+    #[inline(always)]
+    pub(crate) fn lap(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    #[inline(always)]
+    pub(crate) fn state(self) -> u64 {
+        self.0 & state::MASK
+    }
+
+    #[inline(always)]
+    pub(crate) fn owner(self) -> u16 {
+        (self.0 & 0xfff) as u16
+    }
+}

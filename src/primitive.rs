@@ -1,0 +1,162 @@
+//! Atomics, payload cells, fences and the futex word: the only file that names `core::sync::atomic` or loom.
+//!
+//! Under `cfg(loom)` everything here is loom's, so that the rings and the event can be explored without change;
+//! a futex becomes a mutex, a condition variable and a count of sleepers, and both fences become `fence(SeqCst)`,
+//! which is what the asymmetric pair amounts to (loom cannot express membarrier).
+
+#[cfg(not(loom))]
+mod imp {
+    pub(crate) use crate::sys::futex::FutexWord;
+    pub(crate) use core::sync::atomic::{
+        AtomicI8, AtomicI16, AtomicI32, AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64, compiler_fence, fence,
+    };
+    use core::{cell::UnsafeCell, mem::MaybeUninit};
+
+    /// Room for one `T` that changes hands by a protocol: whoever holds the claim on it may touch it, nobody else.
+    #[repr(transparent)]
+    pub(crate) struct Payload<T>(UnsafeCell<MaybeUninit<T>>);
+
+    impl<T: Copy> Payload<T> {
+        /// # Safety
+        /// The caller holds the claim on this payload.
+        #[inline]
+        pub(crate) unsafe fn write(&self, value: T) {
+            // SAFETY: the claim makes this cell ours; the pointer comes from a live reference, so it is valid and aligned.
+            unsafe { self.0.get().cast::<T>().write(value) }
+        }
+
+        /// # Safety
+        /// The caller holds the claim on this payload, and `T` accepts every bit pattern.
+        #[inline]
+        pub(crate) unsafe fn read(&self) -> T {
+            // SAFETY: the claim makes this cell ours; every bit pattern is a `T` by the caller's word.
+            unsafe { self.0.get().cast::<T>().read() }
+        }
+    }
+}
+
+#[cfg(loom)]
+mod imp {
+    pub(crate) use core::sync::atomic::compiler_fence;
+    pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
+    use loom::{
+        cell::UnsafeCell,
+        sync::{Condvar, Mutex},
+    };
+
+    use crate::deadline::Deadline;
+    use crate::event::Slept;
+
+    /// See the other `Payload`; loom sees each access, so a payload race is an error of the model.
+    pub(crate) struct Payload<T>(UnsafeCell<T>);
+
+    impl<T: Copy> Payload<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(UnsafeCell::new(value))
+        }
+
+        pub(crate) unsafe fn write(&self, value: T) {
+            // SAFETY: loom itself checks that nobody else is inside.
+            self.0.with_mut(|p| unsafe { p.write(value) })
+        }
+
+        pub(crate) unsafe fn read(&self) -> T {
+            // SAFETY: loom itself checks that nobody else writes.
+            self.0.with(|p| unsafe { p.read() })
+        }
+    }
+
+    /// A futex word as loom can explore it. `gate` orders the check of the word against a wake, as the kernel's
+    /// bucket lock does; `sleepers` and `tokens` count who may be woken and who has been.
+    pub(crate) struct FutexWord {
+        word: AtomicU32,
+        gate: Mutex<Gate>,
+        bell: Condvar,
+    }
+
+    #[derive(Default)]
+    struct Gate {
+        sleepers: u32,
+        tokens: u32,
+    }
+
+    impl FutexWord {
+        pub(crate) fn new() -> Self {
+            Self { word: AtomicU32::new(0), gate: Mutex::new(Gate::default()), bell: Condvar::new() }
+        }
+
+        pub(crate) fn word(&self) -> &AtomicU32 {
+            &self.word
+        }
+
+        pub(crate) fn wait(&self, expected: u32, _deadline: Option<Deadline>) -> Slept {
+            let mut gate = self.gate.lock().unwrap();
+            if self.word.load(core::sync::atomic::Ordering::Relaxed) != expected {
+                return Slept::Stale;
+            }
+            gate.sleepers += 1;
+            while gate.tokens == 0 {
+                gate = self.bell.wait(gate).unwrap();
+            }
+            gate.tokens -= 1;
+            Slept::Woken
+        }
+
+        pub(crate) fn wake(&self, most: u32) -> u32 {
+            let mut gate = self.gate.lock().unwrap();
+            let woken = most.min(gate.sleepers);
+            gate.sleepers -= woken;
+            gate.tokens += woken;
+            drop(gate);
+            for _ in 0..woken {
+                self.bell.notify_one();
+            }
+            woken
+        }
+    }
+}
+
+/// Atomics that no other process sees; real ones under loom too, since no model is about them.
+pub(crate) use core::sync::atomic as private;
+pub(crate) use core::sync::atomic::Ordering;
+pub(crate) use imp::*;
+
+/// How the two halves of the sleep/wake handshake are ordered, fixed when a segment is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FenceMode {
+    /// Both halves execute a sequentially consistent fence.
+    Full,
+    /// The waker's half is a compiler fence; the sleeper's half is `membarrier(GLOBAL_EXPEDITED)`, which makes every
+    /// running thread of every registered process execute a full fence.
+    Asymmetric,
+}
+
+/// The frequent half of the handshake: orders a commit before the look at who sleeps.
+#[inline(always)]
+pub(crate) fn light_fence(mode: FenceMode) {
+    if cfg!(loom) || mode == FenceMode::Full {
+        fence(Ordering::SeqCst);
+    } else {
+        compiler_fence(Ordering::SeqCst);
+    }
+}
+
+/// The rare half: orders a registration before the second look at the ring. About 0.6 µs in asymmetric mode.
+#[cold]
+pub(crate) fn heavy_fence(mode: FenceMode) {
+    fence(Ordering::SeqCst);
+    #[cfg(not(loom))]
+    if mode == FenceMode::Asymmetric {
+        crate::sys::membarrier::global_expedited();
+    }
+    let _ = mode;
+}
+
+/// Tells the processor, or loom's scheduler, that this thread is waiting for another.
+#[inline]
+pub(crate) fn spin_loop() {
+    #[cfg(not(loom))]
+    core::hint::spin_loop();
+    #[cfg(loom)]
+    loom::thread::yield_now();
+}

@@ -1,0 +1,602 @@
+//! [`Queue`]: any number of senders and receivers in any number of processes, each message to exactly one receiver.
+
+use core::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytemuck::Pod;
+
+use crate::channel::{Channel, no_deadline, no_deadline_recv};
+use crate::deadline::Deadline;
+use crate::error::{
+    Error, RecvError, RecvTimeoutError, SendError, SendSliceError, SendTimeoutError, TryRecvError, TrySendError,
+};
+use crate::layout::ENTRY_DISCONNECT;
+use crate::object::{ElementType, Kind, Object, Shape};
+use crate::primitive::light_fence;
+use crate::ring::owned::{Cursor, Owned};
+use crate::ring::{self, Element};
+use crate::segment::{Attached, Segment, Side, Wanted};
+
+/// A bounded multi-producer multi-consumer queue of `T` in a segment.
+///
+/// *Order:* messages of one sender reach each receiver in the order in which they were sent; all together come out in the
+/// order in which their sends claimed their places, except that a receiver steps over one that is still being sent.
+///
+/// *Progress:* sends and receives are lock-free; a sender or receiver that is stopped in the middle blocks nobody, it only
+/// costs its slot until it goes on. *A crash* of any participant at any instruction loses no message whose send has
+/// returned and repeats none whose receive has returned; a message that was being received goes to somebody else.
+///
+/// `T` is any [`Pod`] type: plain bytes in which every bit pattern is a value, as other processes may write anything.
+/// Zero-sized types and types aligned to more than 64 bytes do not compile.
+///
+/// # Example
+///
+/// ```
+/// use gimmal::{Queue, Segment};
+///
+/// let segment = Segment::anonymous()?;
+/// let queue = Queue::<u32>::create(&segment, "numbers", 100)?;
+/// assert_eq!(queue.capacity(), 128); // rounded up to a power of two
+///
+/// let (sender, receiver) = (queue.sender()?, queue.receiver()?);
+/// std::thread::spawn(move || {
+///     for n in 0..1000 {
+///         sender.send(n).unwrap(); // blocks while the queue is full
+///     }
+///     sender.close();
+/// });
+/// assert_eq!(receiver.iter().sum::<u32>(), 499_500); // until closed and drained
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Queue<T> {
+    channel: Channel,
+    ring: Owned<T>,
+}
+
+/// How to create a [`Queue`] or [`SpscQueue`](crate::SpscQueue).
+///
+/// ```
+/// use gimmal::{Queue, RecvError, Segment};
+///
+/// let segment = Segment::anonymous()?;
+/// let queue = Queue::<u8>::options().capacity(8).disconnect(true).create::<u8>(&segment, "q")?;
+/// let (sender, receiver) = (queue.sender()?, queue.receiver()?);
+/// sender.send(1)?;
+/// drop(sender); // the last one
+/// assert_eq!(receiver.recv(), Ok(1));
+/// assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct QueueOptions {
+    capacity: usize,
+    disconnect: bool,
+}
+
+impl QueueOptions {
+    pub(crate) fn new() -> Self {
+        Self { capacity: 1024, disconnect: false }
+    }
+
+    /// Messages that fit, rounded up to a power of two; 1,024 by default.
+    pub fn capacity(mut self, messages: usize) -> Self {
+        self.capacity = messages;
+        self
+    }
+
+    /// End receives with `Disconnected` once there were senders and none is left (after the drain), and sends once there
+    /// were receivers and none is left. Off by default: who comes later may go on where the last one stopped.
+    pub fn disconnect(mut self, disconnect: bool) -> Self {
+        self.disconnect = disconnect;
+        self
+    }
+
+    pub(crate) fn shape(&self, kind: Kind, element: ElementType, second: Option<ElementType>) -> Result<Shape, Error> {
+        let given = self.capacity as u64;
+        let bad = Error::BadSize { what: "a capacity", given, maximum: 1 << 40 };
+        let capacity = ring::capacity(self.capacity).map(|c| c as u64).filter(|&c| c <= 1 << 40).ok_or(bad)?;
+        let flags = if self.disconnect { ENTRY_DISCONNECT } else { 0 };
+        Ok(Shape { kind, flags, capacity, element, second })
+    }
+
+    fn make<T: Pod>(&self, segment: &Segment, name: &str, or_open: bool) -> Result<Queue<T>, Error> {
+        let shape = self.shape(Kind::Queue, ElementType::of::<T>(), None)?;
+        let object = segment.attached().create(name, &shape, or_open, |_| {})?;
+        Ok(Queue::at(segment.attached(), &object, object.offset))
+    }
+
+    /// Creates a queue.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::NoRoom`], [`Error::NoObjectSlot`], [`Error::BadName`], [`Error::BadSize`].
+    pub fn create<T: Pod>(&self, segment: &Segment, name: &str) -> Result<Queue<T>, Error> {
+        self.make(segment, name, false)
+    }
+
+    /// Opens the queue, or creates it if need be; several processes may do so at once.
+    ///
+    /// # Errors
+    /// As for `create` and [`Queue::open`]; [`Error::CapacityMismatch`] or [`Error::OptionMismatch`] if it exists with
+    /// other properties.
+    pub fn open_or_create<T: Pod>(&self, segment: &Segment, name: &str) -> Result<Queue<T>, Error> {
+        self.make(segment, name, true)
+    }
+}
+
+impl<T: Pod> Queue<T> {
+    /// Options: capacity and what happens when one side is left alone.
+    pub fn options() -> QueueOptions {
+        QueueOptions::new()
+    }
+
+    /// Creates a queue for `capacity` messages, rounded up to a power of two.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::NoRoom`], [`Error::NoObjectSlot`], [`Error::BadName`], [`Error::BadSize`].
+    pub fn create(segment: &Segment, name: &str, capacity: usize) -> Result<Self, Error> {
+        Self::options().capacity(capacity).create(segment, name)
+    }
+
+    /// Opens an existing queue.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::KindMismatch`], [`Error::TypeMismatch`]. Types are the same if their names without
+    /// paths, their sizes and their alignments are.
+    pub fn open(segment: &Segment, name: &str) -> Result<Self, Error> {
+        let shape = Self::options().shape(Kind::Queue, ElementType::of::<T>(), None)?;
+        let object = segment.attached().find(name, &Wanted::like(shape))?;
+        Ok(Self::at(segment.attached(), &object, object.offset))
+    }
+
+    /// Opens the queue, or creates it if need be; several processes may do so at once.
+    ///
+    /// # Errors
+    /// As for [`Queue::create`] and [`Queue::open`]; [`Error::CapacityMismatch`] if it exists with another capacity.
+    pub fn open_or_create(segment: &Segment, name: &str, capacity: usize) -> Result<Self, Error> {
+        Self::options().capacity(capacity).open_or_create(segment, name)
+    }
+
+    /// Bytes that a queue of this capacity takes in a segment; `usize::MAX` if none could hold it.
+    #[must_use]
+    pub fn bytes(capacity: usize) -> usize {
+        let shape = Self::options().capacity(capacity).shape(Kind::Queue, ElementType::of::<T>(), None);
+        shape.ok().and_then(|shape| shape.bytes()).unwrap_or(usize::MAX)
+    }
+
+    /// The ring at `offset` of a checked object of element type `T`.
+    pub(crate) fn at(attached: &Arc<Attached>, object: &Object, offset: usize) -> Self {
+        const { Element::<T>::CHECK };
+        let channel = Channel::new(attached, object, offset);
+        // SAFETY: a checked object's rings lie inside the mapping, which the channel keeps; `T` is Pod.
+        let ring = unsafe { Owned::new(channel.header_pointer(), channel.slots(), object.shape.capacity) };
+        Self { channel, ring }
+    }
+
+    /// A new sending end.
+    ///
+    /// # Errors
+    /// Only in a forked child that could not join the segment.
+    pub fn sender(&self) -> Result<Sender<T>, Error> {
+        Ok(Sender { end: Endpoint::new(self, Side::Sender)? })
+    }
+
+    /// A new receiving end.
+    ///
+    /// # Errors
+    /// Only in a forked child that could not join the segment.
+    pub fn receiver(&self) -> Result<Receiver<T>, Error> {
+        Ok(Receiver { end: Endpoint::new(self, Side::Receiver)? })
+    }
+
+    /// Messages that fit.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.ring.capacity() as usize
+    }
+
+    /// Messages that are there and that nobody is receiving yet; a moment's count. Walks over them.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ring.len() as usize
+    }
+
+    /// Whether there is no message at this moment.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether a send would have to wait at this moment.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.ring.is_full()
+    }
+
+    /// Ends the queue for everybody, for good: sends fail with `Closed`, receives return what is there and then `Closed`.
+    /// A send that is under way either arrives or fails.
+    pub fn close(&self) {
+        self.channel.close();
+    }
+
+    /// Whether somebody has closed it.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.channel.is_closing()
+    }
+}
+
+impl<T> Clone for Queue<T> {
+    fn clone(&self) -> Self {
+        Self { channel: self.channel.clone(), ring: self.ring.clone() }
+    }
+}
+
+impl<T: Pod> fmt::Debug for Queue<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("capacity", &self.capacity()).field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+/// One end: a queue, a place in it, and the count of this process's ends.
+struct Endpoint<T: Pod> {
+    queue: Queue<T>,
+    cursor: Cursor,
+    side: Side,
+}
+
+impl<T: Pod> Endpoint<T> {
+    fn new(queue: &Queue<T>, side: Side) -> Result<Self, Error> {
+        queue.channel.attached().enter(queue.channel.offset(), side)?;
+        Ok(Self { queue: queue.clone(), cursor: Cursor::default(), side })
+    }
+}
+
+impl<T: Pod> Clone for Endpoint<T> {
+    fn clone(&self) -> Self {
+        // In a fork child that cannot join this end is as detached as the one it was cloned from.
+        let _ = self.queue.channel.attached().enter(self.queue.channel.offset(), self.side);
+        Self { queue: self.queue.clone(), cursor: self.cursor.clone(), side: self.side }
+    }
+}
+
+impl<T: Pod> Drop for Endpoint<T> {
+    fn drop(&mut self) {
+        let channel = &self.queue.channel;
+        if channel.attached().exit(channel.offset(), self.side) && channel.disconnects() {
+            channel.wake_everybody();
+        }
+    }
+}
+
+/// A sending end of a [`Queue`]. Clone it for another thread: sharing one works and is slower.
+pub struct Sender<T: Pod> {
+    end: Endpoint<T>,
+}
+
+impl<T: Pod> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        Self { end: self.end.clone() }
+    }
+}
+
+impl<T: Pod> fmt::Debug for Sender<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sender").field("queue", &self.end.queue).finish()
+    }
+}
+
+impl<T: Pod> Sender<T> {
+    /// Sends if there is room now. Lock-free, no system call unless a receiver sleeps.
+    ///
+    /// # Errors
+    /// [`TrySendError::Full`] and the others give the message back.
+    #[inline]
+    pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
+        self.push(value)?;
+        self.end.queue.channel.committed(1);
+        Ok(())
+    }
+
+    /// Everything of a send but the notification.
+    #[inline]
+    fn push(&self, value: T) -> Result<(), TrySendError<T>> {
+        let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
+        let owner = channel.attached().id();
+        if owner == 0 {
+            return Err(TrySendError::Detached(value));
+        }
+        if channel.disconnects() && channel.nobody_left(Side::Receiver) {
+            return Err(TrySendError::Disconnected(value));
+        }
+        let Some(claim) = ring.claim_free(cursor, owner) else {
+            return Err(if channel.is_closing() { TrySendError::Closed(value) } else { TrySendError::Full(value) });
+        };
+        light_fence(channel.mode());
+        if channel.is_closing() {
+            ring.release(claim);
+            // A receiver may be waiting to learn whether something comes from this claim.
+            channel.wake_everybody();
+            return Err(TrySendError::Closed(value));
+        }
+        ring.write(&claim, value);
+        ring.commit(claim);
+        Ok(())
+    }
+
+    fn send_until(&self, value: T, deadline: Option<Deadline>) -> Result<(), SendTimeoutError<T>> {
+        self.end.queue.channel.send_blocking(value, deadline, |value| self.try_send(value))
+    }
+
+    /// Sends, waiting for room as long as it takes: spinning for some microseconds, then asleep.
+    ///
+    /// # Errors
+    /// [`SendError::Closed`] and the others give the message back.
+    #[inline]
+    pub fn send(&self, value: T) -> Result<(), SendError<T>> {
+        match self.try_send(value) {
+            Ok(()) => Ok(()),
+            Err(_) => no_deadline(self.send_until(value, None)),
+        }
+    }
+
+    /// Sends, waiting for room for at most `timeout`.
+    ///
+    /// # Errors
+    /// [`SendTimeoutError::Timeout`] and the others give the message back: it was not sent.
+    pub fn send_timeout(&self, value: T, timeout: Duration) -> Result<(), SendTimeoutError<T>> {
+        self.send_until(value, Deadline::after(timeout))
+    }
+
+    /// Sends, waiting for room until `deadline`.
+    ///
+    /// # Errors
+    /// As for [`Sender::send_timeout`].
+    pub fn send_deadline(&self, value: T, deadline: Instant) -> Result<(), SendTimeoutError<T>> {
+        self.send_until(value, Deadline::at(deadline))
+    }
+
+    /// Sends as many of `values` as there is room for now, in order, and says how many. Other senders' messages may come
+    /// between them. Wakes receivers once for all.
+    ///
+    /// # Errors
+    /// Only if not even one could be sent, and not for want of room: that is `Ok(0)`.
+    pub fn try_send_slice(&self, values: &[T]) -> Result<usize, SendError<()>> {
+        let mut sent = 0;
+        let reason = loop {
+            let Some(&value) = values.get(sent) else { break None };
+            match self.push(value) {
+                Ok(()) => sent += 1,
+                Err(TrySendError::Full(_)) => break None,
+                Err(TrySendError::Closed(_)) => break Some(SendError::Closed(())),
+                Err(TrySendError::Disconnected(_)) => break Some(SendError::Disconnected(())),
+                Err(TrySendError::Detached(_)) => break Some(SendError::Detached(())),
+            }
+        };
+        if sent > 0 {
+            self.end.queue.channel.committed(sent);
+        }
+        match reason {
+            Some(reason) if sent == 0 => Err(reason),
+            _ => Ok(sent),
+        }
+    }
+
+    /// Sends all of `values` in order, waiting for room as long as it takes.
+    ///
+    /// # Errors
+    /// [`SendSliceError`] says how many were sent before the queue was closed or disconnected.
+    pub fn send_slice(&self, values: &[T]) -> Result<(), SendSliceError> {
+        let mut sent = 0;
+        while sent < values.len() {
+            sent += match self.try_send_slice(&values[sent..]) {
+                Ok(0) => match self.send(values[sent]) {
+                    Ok(()) => 1,
+                    Err(SendError::Closed(_)) => return Err(SendSliceError { sent, reason: SendError::Closed(()) }),
+                    Err(SendError::Disconnected(_)) => {
+                        return Err(SendSliceError { sent, reason: SendError::Disconnected(()) });
+                    }
+                    Err(SendError::Detached(_)) => {
+                        return Err(SendSliceError { sent, reason: SendError::Detached(()) });
+                    }
+                },
+                Ok(n) => n,
+                Err(reason) => return Err(SendSliceError { sent, reason }),
+            };
+        }
+        Ok(())
+    }
+
+    /// See [`Queue::close`].
+    pub fn close(&self) {
+        self.end.queue.close();
+    }
+
+    /// The queue this end belongs to.
+    #[must_use]
+    pub fn queue(&self) -> &Queue<T> {
+        &self.end.queue
+    }
+}
+
+/// A receiving end of a [`Queue`]. Clone it for another thread: sharing one works and is slower.
+pub struct Receiver<T: Pod> {
+    end: Endpoint<T>,
+}
+
+impl<T: Pod> Clone for Receiver<T> {
+    fn clone(&self) -> Self {
+        Self { end: self.end.clone() }
+    }
+}
+
+impl<T: Pod> fmt::Debug for Receiver<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receiver").field("queue", &self.end.queue).finish()
+    }
+}
+
+impl<T: Pod> Receiver<T> {
+    /// Receives what is there now. Lock-free, no system call unless a sender sleeps.
+    ///
+    /// # Errors
+    /// [`TryRecvError::Empty`]: at some moment during the call no message was there. The others come after the last
+    /// message.
+    #[inline]
+    pub fn try_recv(&self) -> Result<T, TryRecvError> {
+        let value = self.pop()?;
+        self.end.queue.channel.released(1);
+        Ok(value)
+    }
+
+    /// Everything of a receive but the notification.
+    #[inline]
+    fn pop(&self) -> Result<T, TryRecvError> {
+        let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
+        let owner = channel.attached().id();
+        if owner == 0 {
+            return Err(TryRecvError::Detached);
+        }
+        match ring.claim_full(cursor, owner) {
+            Ok(claim) => {
+                let value = ring.read(&claim);
+                ring.release(claim);
+                Ok(value)
+            }
+            Err(_) => self.pop_or_reason(owner),
+        }
+    }
+
+    /// Why there is nothing. `Closed` and `Disconnected` must be true *before* the decisive look at the ring.
+    #[cold]
+    fn pop_or_reason(&self, owner: u16) -> Result<T, TryRecvError> {
+        let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
+        let closed = channel.is_closed();
+        let alone = channel.disconnects() && channel.nobody_left(Side::Sender);
+        if !closed && !alone {
+            return Err(TryRecvError::Empty);
+        }
+        match ring.claim_full(cursor, owner) {
+            Ok(claim) => {
+                let value = ring.read(&claim);
+                ring.release(claim);
+                Ok(value)
+            }
+            Err(empty) if empty.pending => Err(TryRecvError::Empty),
+            Err(_) if closed => Err(TryRecvError::Closed),
+            Err(_) => Err(TryRecvError::Disconnected),
+        }
+    }
+
+    fn recv_until(&self, deadline: Option<Deadline>) -> Result<T, RecvTimeoutError> {
+        self.end.queue.channel.receive_blocking(deadline, || self.try_recv())
+    }
+
+    /// Receives, waiting for a message as long as it takes: spinning for some microseconds, then asleep.
+    ///
+    /// # Errors
+    /// [`RecvError::Closed`] and [`RecvError::Disconnected`] after the last message.
+    #[inline]
+    pub fn recv(&self) -> Result<T, RecvError> {
+        match self.try_recv() {
+            Ok(value) => Ok(value),
+            Err(_) => no_deadline_recv(self.recv_until(None)),
+        }
+    }
+
+    /// Receives, waiting for a message for at most `timeout`.
+    ///
+    /// # Errors
+    /// [`RecvTimeoutError::Timeout`]: nothing was taken. The others come after the last message.
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
+        self.recv_until(Deadline::after(timeout))
+    }
+
+    /// Receives, waiting for a message until `deadline`.
+    ///
+    /// # Errors
+    /// As for [`Receiver::recv_timeout`].
+    pub fn recv_deadline(&self, deadline: Instant) -> Result<T, RecvTimeoutError> {
+        self.recv_until(Deadline::at(deadline))
+    }
+
+    /// Appends at most `most` of the messages that are there now to `buffer` and says how many. Wakes senders once for
+    /// all.
+    ///
+    /// # Errors
+    /// Only if there is not even one message. `most` of 0 is `Ok(0)`.
+    pub fn try_recv_many(&self, buffer: &mut Vec<T>, most: usize) -> Result<usize, TryRecvError> {
+        let mut received = 0;
+        let reason = loop {
+            if received == most {
+                break None;
+            }
+            // Room first: a message that was taken must have a place to go, whatever the allocator does.
+            buffer.reserve(1);
+            match self.pop() {
+                Ok(value) => {
+                    buffer.push(value);
+                    received += 1;
+                }
+                Err(e) => break Some(e),
+            }
+        };
+        if received > 0 {
+            self.end.queue.channel.released(received);
+        }
+        match reason {
+            Some(reason) if received == 0 => Err(reason),
+            _ => Ok(received),
+        }
+    }
+
+    /// As [`Receiver::try_recv_many`], waiting for the first message as long as it takes.
+    ///
+    /// # Errors
+    /// As for [`Receiver::recv`].
+    pub fn recv_many(&self, buffer: &mut Vec<T>, most: usize) -> Result<usize, RecvError> {
+        let received = self.end.queue.channel.receive_blocking(None, || self.try_recv_many(buffer, most));
+        no_deadline_recv(received)
+    }
+
+    /// Messages until the queue is closed (or disconnected) and drained; waits for each.
+    pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
+        core::iter::from_fn(|| self.recv().ok())
+    }
+
+    /// Messages that are there now.
+    pub fn try_iter(&self) -> impl Iterator<Item = T> + '_ {
+        core::iter::from_fn(|| self.try_recv().ok())
+    }
+
+    /// See [`Queue::close`].
+    pub fn close(&self) {
+        self.end.queue.close();
+    }
+
+    /// The queue this end belongs to.
+    #[must_use]
+    pub fn queue(&self) -> &Queue<T> {
+        &self.end.queue
+    }
+}
+
+/// Messages until the queue is closed (or disconnected) and drained.
+#[derive(Debug)]
+pub struct IntoIter<T: Pod>(Receiver<T>);
+
+impl<T: Pod> Iterator for IntoIter<T> {
+    type Item = T;
+    fn next(&mut self) -> Option<T> {
+        self.0.recv().ok()
+    }
+}
+
+impl<T: Pod> IntoIterator for Receiver<T> {
+    type Item = T;
+    type IntoIter = IntoIter<T>;
+    fn into_iter(self) -> IntoIter<T> {
+        IntoIter(self)
+    }
+}

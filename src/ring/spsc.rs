@@ -1,0 +1,154 @@
+//! The SPSC ring: two positions, each written by one end only. Wait-free.
+//!
+//! `tail` counts what was ever sent, `head` what was ever received; what lies between them is whole. Each end keeps its
+//! own position and a copy of the other's privately and reloads the copy only when the ring seems full or empty, so
+//! that in a stream neither end takes the other's line on every message. A commit is one Release store.
+//!
+//! A death needs no repair: a payload that was being written lies beyond `tail`, one that was being read not yet behind
+//! `head`. A successor takes the seat and rereads both.
+//!
+//! A distance beyond the capacity can only come from a peer that does not run this protocol; it reads as "nothing there"
+//! and "no room", so that no slot outside the claim is touched.
+
+use core::marker::PhantomData;
+use core::mem::size_of;
+use core::ptr::NonNull;
+
+use super::Header;
+use crate::primitive::{Ordering, Payload};
+
+/// One end's private view.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Position {
+    own: u64,
+    other: u64,
+}
+
+/// An SPSC ring of `T`.
+pub(crate) struct Spsc<T> {
+    header: NonNull<Header>,
+    slots: NonNull<u8>,
+    mask: u64,
+    marker: PhantomData<fn(T) -> T>,
+}
+
+// SAFETY: payloads are copied between threads under the protocol, positions are atomics.
+unsafe impl<T: Send> Send for Spsc<T> {}
+// SAFETY: what a shared reference allows to several threads reads positions only; ends need `&mut`.
+unsafe impl<T: Send> Sync for Spsc<T> {}
+
+impl<T> Clone for Spsc<T> {
+    fn clone(&self) -> Self {
+        Self { ..*self }
+    }
+}
+
+impl<T: Copy> Spsc<T> {
+    /// # Safety
+    /// `header` and `capacity` elements at `slots` are valid for as long as the value is used and aligned for their
+    /// types; `capacity` is a power of two; every bit pattern is a `T`.
+    pub(crate) unsafe fn new(header: NonNull<Header>, slots: NonNull<u8>, capacity: u64) -> Self {
+        debug_assert!(capacity.is_power_of_two());
+        Self { header, slots, mask: capacity - 1, marker: PhantomData }
+    }
+
+    pub(crate) fn capacity(&self) -> u64 {
+        self.mask + 1
+    }
+
+    #[inline(always)]
+    fn header(&self) -> &Header {
+        // SAFETY: valid by the contract of `new`; all fields are atomics.
+        unsafe { self.header.as_ref() }
+    }
+
+    #[inline(always)]
+    fn payload(&self, position: u64) -> &Payload<T> {
+        let offset = (position & self.mask) as usize * size_of::<Payload<T>>();
+        // SAFETY: the masked index is below the capacity, so the offset stays inside the slots.
+        let slot = unsafe { self.slots.add(offset) };
+        // SAFETY: the slot is valid and aligned by the contract of `new`, and accessed through its cell only.
+        unsafe { slot.cast::<Payload<T>>().as_ref() }
+    }
+
+    /// The sender's view when it takes its seat.
+    pub(crate) fn sender_position(&self) -> Position {
+        // Acquire on both: what the previous sender and the receiver did comes before what we do.
+        Position { own: self.header().tail.load(Ordering::Acquire), other: self.header().head.load(Ordering::Acquire) }
+    }
+
+    /// The receiver's view when it takes its seat.
+    pub(crate) fn receiver_position(&self) -> Position {
+        // Acquire: as above.
+        Position { own: self.header().head.load(Ordering::Acquire), other: self.header().tail.load(Ordering::Acquire) }
+    }
+
+    /// Free slots, asking the other end only when its copy says there is none.
+    #[inline]
+    pub(crate) fn room(&self, position: &mut Position) -> u64 {
+        let room = self.capacity().saturating_sub(position.own.wrapping_sub(position.other));
+        if room > 0 {
+            return room;
+        }
+        // Acquire: the receiver is done with the payloads behind `head`.
+        position.other = self.header().head.load(Ordering::Acquire);
+        self.capacity().saturating_sub(position.own.wrapping_sub(position.other))
+    }
+
+    /// Messages to be had, asking the other end only when its copy says there is none.
+    #[inline]
+    pub(crate) fn ready(&self, position: &mut Position) -> u64 {
+        if position.other == position.own {
+            // Acquire: the payloads before `tail` are whole.
+            position.other = self.header().tail.load(Ordering::Acquire);
+        }
+        let ready = position.other.wrapping_sub(position.own);
+        if ready > self.capacity() {
+            position.other = position.own;
+            return 0;
+        }
+        ready
+    }
+
+    /// Writes the payload `offset` places beyond the last commit; the caller has seen more `room` than that.
+    #[inline]
+    pub(crate) fn write(&self, position: &Position, offset: u64, value: T) {
+        // SAFETY: between `tail` and `head + capacity` the slots are the sender's, and `&mut End` makes us the sender.
+        unsafe { self.payload(position.own.wrapping_add(offset)).write(value) }
+    }
+
+    /// Publishes `count` payloads.
+    #[inline]
+    pub(crate) fn commit(&self, position: &mut Position, count: u64) {
+        position.own = position.own.wrapping_add(count);
+        // Release: whoever sees the new tail sees the payloads.
+        self.header().tail.store(position.own, Ordering::Release);
+    }
+
+    /// Reads the payload `offset` places beyond the last release; the caller has seen it `ready`.
+    #[inline]
+    pub(crate) fn read(&self, position: &Position, offset: u64) -> T {
+        // SAFETY: between `head` and `tail` the slots are the receiver's; any bits are a `T` by the contract of `new`.
+        unsafe { self.payload(position.own.wrapping_add(offset)).read() }
+    }
+
+    /// Gives `count` slots back.
+    #[inline]
+    pub(crate) fn release(&self, position: &mut Position, count: u64) {
+        position.own = position.own.wrapping_add(count);
+        // Release: the sender writes only after our reads.
+        self.header().head.store(position.own, Ordering::Release);
+    }
+
+    /// Messages between the positions: a moment's count.
+    pub(crate) fn len(&self) -> u64 {
+        len(self.header(), self.capacity())
+    }
+}
+
+/// Messages between the positions of any SPSC ring.
+pub(crate) fn len(header: &Header, capacity: u64) -> u64 {
+    // Head first: it only grows towards the tail read after it.
+    let head = header.head.load(Ordering::Acquire);
+    header.tail.load(Ordering::Acquire).wrapping_sub(head).min(capacity)
+}

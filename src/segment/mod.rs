@@ -1,0 +1,225 @@
+//! Segments: one mapped file, shared by name or by descriptor, that holds named objects.
+
+mod attached;
+mod inspect;
+mod membership;
+mod name;
+mod options;
+pub(crate) mod repair;
+pub(crate) mod view;
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+pub(crate) use attached::{Attached, Wanted};
+pub use inspect::{Listed, ObjectInfo, ParticipantInfo, Peer, Snapshot};
+pub(crate) use membership::Side;
+pub use options::SegmentOptions;
+pub use repair::Recovered;
+
+use crate::error::Error;
+use crate::layout::FLAG_PERSIST;
+
+/// A shared-memory segment that this process has joined.
+///
+/// A segment is one file that several processes map: `/dev/shm/gimmal.NAME`, or a sealed memfd without a name. It holds
+/// named objects: [`Queue`](crate::Queue), [`Pipe`](crate::Pipe), [`Value`](crate::Value), [`Array`](crate::Array),
+/// [`Lock`](crate::Lock).
+///
+/// Each process that opens it becomes a *participant* and stays one until the last clone of its `Segment` and the last
+/// object handle made from it are dropped, or until it ends in whatever way. By default the segment goes away with its
+/// last participant; [`SegmentOptions::persist`] keeps it. A segment whose participants were all killed counts as gone:
+/// the next `open` says [`Error::NotFound`], the next `open_or_create` makes a fresh one.
+///
+/// Cloning is cheap and gives the same participant. Opening twice gives two.
+///
+/// Other processes may create objects, join and leave at any time; everything a `Segment` reports is a moment.
+///
+/// # Example
+///
+/// ```
+/// use gimmal::{Queue, Segment};
+///
+/// let name = format!("doc-segment-{}", std::process::id());
+/// let segment = Segment::create(&name)?;
+/// let jobs = Queue::<u64>::create(&segment, "jobs", 1024)?;
+/// jobs.sender()?.send(7)?;
+///
+/// // Another process would do this:
+/// let other = Segment::open(&name)?;
+/// let jobs = Queue::<u64>::open(&other, "jobs")?;
+/// assert_eq!(jobs.receiver()?.recv()?, 7);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Segment {
+    attached: Arc<Attached>,
+}
+
+impl Segment {
+    /// Options for everything below.
+    pub fn options() -> SegmentOptions {
+        SegmentOptions::new()
+    }
+
+    /// Creates a segment of 1 MiB. Atomic: nobody ever sees half of it.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::BadName`], [`Error::NoSpace`], [`Error::Permission`].
+    pub fn create(name: &str) -> Result<Self, Error> {
+        Self::options().create(name)
+    }
+
+    /// Joins an existing segment.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], also for a segment whose participants are all dead; [`Error::Permission`];
+    /// [`Error::NoParticipantSlot`]; and what validation finds: [`Error::NotGimmal`], [`Error::Version`],
+    /// [`Error::Target`], [`Error::Truncated`], [`Error::Corrupt`].
+    pub fn open(name: &str) -> Result<Self, Error> {
+        Self::options().open(name)
+    }
+
+    /// Joins the segment, making it first if need be. Any number of processes may do this at once: one creates, the
+    /// others join, none fails because of another. The options count only for the one that creates.
+    ///
+    /// # Errors
+    /// As for [`Segment::create`] and [`Segment::open`], without `Exists` and `NotFound`.
+    pub fn open_or_create(name: &str) -> Result<Self, Error> {
+        Self::options().open_or_create(name)
+    }
+
+    /// Creates a segment of 1 MiB without a name: a memfd whose size is sealed. It travels to children
+    /// ([`CommandExt::pass_segment`](crate::process::CommandExt::pass_segment),
+    /// [`Process::segment`](crate::process::Process::segment)) or as a descriptor ([`AsFd`], [`Segment::from_fd`]), and
+    /// lives as long as somebody has a descriptor or a mapping of it.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] or [`Error::Io`].
+    pub fn anonymous() -> Result<Self, Error> {
+        Self::options().anonymous()
+    }
+
+    /// Joins an unnamed segment through a descriptor received from elsewhere, which is not kept.
+    ///
+    /// # Errors
+    /// [`Error::NotSealed`] if the size could still change under us, and what validation finds.
+    pub fn from_fd(fd: impl AsFd) -> Result<Self, Error> {
+        options::from_fd(fd.as_fd())
+    }
+
+    /// Joins the segment that the parent process handed over under `key` with
+    /// [`CommandExt::pass_segment`](crate::process::CommandExt::pass_segment).
+    ///
+    /// # Errors
+    /// [`Error::NotInherited`], or what opening it finds.
+    pub fn inherited(key: &str) -> Result<Self, Error> {
+        crate::process::inherited_segment(key)
+    }
+
+    /// The name it was opened by; `None` for an unnamed one.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.attached.name().map(name::Name::as_str)
+    }
+
+    /// The directory its name is in; `/dev/shm` also for an unnamed one.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.attached.name().map_or(Path::new("/dev/shm"), name::Name::directory)
+    }
+
+    /// Bytes of the whole segment.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.attached.view().geometry().size as usize
+    }
+
+    /// Bytes that new objects can still take. A moment's number: others may create objects.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.attached.free()
+    }
+
+    /// Whether the segment outlives its participants.
+    #[must_use]
+    pub fn persists(&self) -> bool {
+        self.attached.view().geometry().has(FLAG_PERSIST)
+    }
+
+    /// The living participants, this one included. A moment's list.
+    #[must_use]
+    pub fn peers(&self) -> Vec<Peer> {
+        inspect::peers(&self.attached)
+    }
+
+    /// What is in the segment now.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`].
+    pub fn snapshot(&self) -> Result<Snapshot, Error> {
+        inspect::snapshot(&self.attached)
+    }
+
+    /// Repairs after participants that have died, now: sends they had begun never happened, receives they had begun go
+    /// to somebody else, their seats are free and their locks are handed over. Blocked calls do this by themselves,
+    /// and so does everybody who joins; there is nothing that must be called. Blocks while another process holds the
+    /// admission lock (microseconds).
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if that takes 10 s.
+    pub fn recover(&self) -> Result<Recovered, Error> {
+        self.attached.recover()
+    }
+
+    /// All segments of the directory with what is in each; see [`SegmentOptions::list`].
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the directory cannot be read.
+    pub fn list() -> Result<Vec<Listed>, Error> {
+        Self::options().list()
+    }
+
+    /// What is in a segment, without joining it; see [`SegmentOptions::inspect`].
+    ///
+    /// # Errors
+    /// As for [`Segment::open`].
+    pub fn inspect(name: &str) -> Result<Snapshot, Error> {
+        Self::options().inspect(name)
+    }
+
+    /// Removes a segment's name; see [`SegmentOptions::unlink`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Permission`], [`Error::BadName`].
+    pub fn unlink(name: &str) -> Result<(), Error> {
+        Self::options().unlink(name)
+    }
+
+    /// Removes every segment that nobody living is attached to and that does not persist; see [`SegmentOptions::clean`].
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the directory cannot be read.
+    pub fn clean() -> Result<Vec<String>, Error> {
+        Self::options().clean()
+    }
+
+    pub(crate) fn attached(&self) -> &Arc<Attached> {
+        &self.attached
+    }
+}
+
+/// A descriptor that may be passed on: it holds no lease.
+impl AsFd for Segment {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.attached.file()
+    }
+}
+
+impl fmt::Debug for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Segment").field("name", &self.name()).field("size", &self.size()).finish_non_exhaustive()
+    }
+}

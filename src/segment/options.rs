@@ -1,0 +1,307 @@
+//! Creating and opening.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use super::attached::Attached;
+use super::name::{self, Name};
+use super::view::View;
+use super::{Segment, inspect, repair};
+use crate::error::Error;
+use crate::layout::{FLAG_ANONYMOUS, FLAG_PERSIST, Geometry, MAX_OBJECTS, MAX_PARTICIPANTS};
+use crate::primitive::FenceMode;
+use crate::sys::{Errno, file, membarrier};
+
+const PAGE: usize = 4096;
+const DEFAULT_SIZE: usize = 1 << 20;
+const DEFAULT_PARTICIPANTS: u16 = 128;
+
+/// How to create or open a [`Segment`].
+///
+/// ```
+/// use gimmal::Segment;
+///
+/// let segment = Segment::options()
+///     .size(64 << 10)          // bytes
+///     .mode(0o660)             // who may join: here also the group
+///     .max_participants(16)
+///     .open_or_create(&format!("doc-options-{}", std::process::id()))?;
+/// assert!(segment.free() > 32 << 10);
+/// # Ok::<(), gimmal::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct SegmentOptions {
+    size: usize,
+    mode: u32,
+    persist: bool,
+    replace: bool,
+    participants: u16,
+    objects: Option<u32>,
+    full_fences: bool,
+    directory: PathBuf,
+}
+
+impl SegmentOptions {
+    pub(super) fn new() -> Self {
+        Self {
+            size: DEFAULT_SIZE,
+            mode: 0o600,
+            persist: false,
+            replace: false,
+            participants: DEFAULT_PARTICIPANTS,
+            objects: None,
+            full_fences: false,
+            directory: name::default_directory(),
+        }
+    }
+
+    /// Bytes of the whole segment, rounded up to pages; 1 MiB by default. All of it is reserved at once, so that a full
+    /// `/dev/shm` is an error of `create` and never a SIGBUS later. [`Queue::bytes`](crate::Queue::bytes) and its kin
+    /// say what objects take.
+    pub fn size(mut self, bytes: usize) -> Self {
+        self.size = bytes;
+        self
+    }
+
+    /// Permission bits of the file, whatever the umask; `0o600` by default.
+    pub fn mode(mut self, mode: u32) -> Self {
+        self.mode = mode & 0o777;
+        self
+    }
+
+    /// Keep the segment when its last participant leaves or dies, until [`Segment::unlink`].
+    pub fn persist(mut self, persist: bool) -> Self {
+        self.persist = persist;
+        self
+    }
+
+    /// Let `create` take the name from an existing segment. Its participants keep the old one, which loses its name.
+    pub fn replace(mut self, replace: bool) -> Self {
+        self.replace = replace;
+        self
+    }
+
+    /// How many processes may be attached at once: 1 to 511, 128 by default. Each takes 40 bytes.
+    pub fn max_participants(mut self, most: u16) -> Self {
+        self.participants = most;
+        self
+    }
+
+    /// How many objects the segment can hold: 1 to 65,536; by default one for each 4 KiB of its size, but at least 16
+    /// and at most 1,024. Each takes 192 bytes.
+    pub fn max_objects(mut self, most: u32) -> Self {
+        self.objects = Some(most);
+        self
+    }
+
+    /// Use full memory fences on the message path even where the kernel offers `membarrier`. For processes that may not
+    /// call it; costs tens of nanoseconds a message.
+    pub fn full_fences(mut self, full: bool) -> Self {
+        self.full_fences = full;
+        self
+    }
+
+    /// The directory of named segments, a tmpfs. By default the environment variable `GIMMAL_DIR`, else `/dev/shm`.
+    pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = directory.into();
+        self
+    }
+
+    fn name(&self, name: &str) -> Result<Name, Error> {
+        Name::new(&self.directory, name)
+    }
+
+    fn geometry(&self, extra_flags: u32) -> Result<Geometry, Error> {
+        let in_range = |what, given: u64, maximum: u64| {
+            if (1..=maximum).contains(&given) { Ok(()) } else { Err(Error::BadSize { what, given, maximum }) }
+        };
+        in_range("a segment size", self.size as u64, (isize::MAX as u64) & !(PAGE as u64 - 1))?;
+        in_range("max_participants", self.participants.into(), MAX_PARTICIPANTS.into())?;
+        let size = self.size.next_multiple_of(PAGE);
+        let objects = self.objects.unwrap_or_else(|| (size / PAGE).clamp(16, 1024) as u32);
+        in_range("max_objects", objects.into(), MAX_OBJECTS.into())?;
+        let fence = if !self.full_fences && membarrier::available() { FenceMode::Asymmetric } else { FenceMode::Full };
+        let flags = extra_flags | if self.persist { FLAG_PERSIST } else { 0 };
+        Geometry::plan(size as u64, flags, fence, self.participants, objects)
+            .map_err(|minimum| Error::TooSmall { size: self.size, minimum: minimum as usize })
+    }
+
+    fn storage_error(&self, e: Errno) -> Error {
+        match e {
+            Errno::ENOSPC | Errno::EFBIG | Errno::ENOMEM | Errno::EDQUOT => {
+                Error::NoSpace { size: self.size, directory: self.directory.clone() }
+            }
+            Errno::EACCES | Errno::EPERM | Errno::EROFS => Error::Permission { path: self.directory.clone() },
+            e => Error::Io { action: "create the segment's file", source: e.into() },
+        }
+    }
+
+    /// See [`Segment::create`].
+    ///
+    /// # Errors
+    /// As there, and [`Error::TooSmall`] or [`Error::BadSize`] for options that fit no segment.
+    pub fn create(&self, name: &str) -> Result<Segment, Error> {
+        let name = self.name(name)?;
+        let geometry = self.geometry(0)?;
+        if !self.replace && file::identity_at(&name.path()).is_ok() && !self.is_abandoned(&name) {
+            return Err(name.exists());
+        }
+        let file = file::unnamed(&self.directory, geometry.size, self.mode).map_err(|e| self.storage_error(e))?;
+        let view = View::map(file.as_fd(), geometry, true)?;
+        view.initialize();
+        let path = name.path();
+        let link = |file: &std::os::fd::OwnedFd| loop {
+            match file::link(file, &path) {
+                Ok(()) => return Ok(()),
+                Err(Errno::EEXIST) if self.replace => match file::remove(&path) {
+                    Ok(()) | Err(Errno::ENOENT) => {}
+                    Err(e) => return Err(open_error(e, &name)),
+                },
+                Err(Errno::EEXIST) => return Err(name.exists()),
+                Err(e) => return Err(self.storage_error(e)),
+            }
+        };
+        Ok(Segment { attached: Attached::join(view, file, Some(name.clone()), Some(&link))? })
+    }
+
+    /// Whether `name` means a segment whose participants are all dead; it is removed then.
+    fn is_abandoned(&self, name: &Name) -> bool {
+        matches!(self.open_name(name), Err(Error::NotFound { .. }))
+    }
+
+    /// See [`Segment::open`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open(&self, name: &str) -> Result<Segment, Error> {
+        self.open_name(&self.name(name)?)
+    }
+
+    fn open_name(&self, name: &Name) -> Result<Segment, Error> {
+        let file = file::existing(&name.path(), true).map_err(|e| open_error(e, name))?;
+        let view = View::open(&file, true)?;
+        if view.geometry().has(FLAG_ANONYMOUS) {
+            return Err(Error::Corrupt { what: "an unnamed segment under a name" });
+        }
+        Ok(Segment { attached: Attached::join(view, file, Some(name.clone()), None)? })
+    }
+
+    /// See [`Segment::open_or_create`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_or_create(&self, name: &str) -> Result<Segment, Error> {
+        loop {
+            match self.open(name) {
+                Err(Error::NotFound { .. }) => {}
+                opened => return opened,
+            }
+            // Each further round means that another process has just created or removed the name.
+            match self.create(name) {
+                Err(Error::Exists { .. }) => {}
+                created => return created,
+            }
+        }
+    }
+
+    /// See [`Segment::anonymous`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn anonymous(&self) -> Result<Segment, Error> {
+        let geometry = self.geometry(FLAG_ANONYMOUS)?;
+        let file = file::sealed_memory(geometry.size).map_err(|e| self.storage_error(e))?;
+        let view = View::map(file.as_fd(), geometry, true)?;
+        view.initialize();
+        Ok(Segment { attached: Attached::join(view, file, None, Some(&|_| Ok(())))? })
+    }
+
+    /// Every segment of the directory, sorted by name, with what is in it or why that cannot be told. Reads, and joins
+    /// none.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the directory cannot be read.
+    pub fn list(&self) -> Result<Vec<inspect::Listed>, Error> {
+        let names = self.names()?.into_iter();
+        Ok(names.map(|name| inspect::Listed { snapshot: self.inspect(&name), name }).collect())
+    }
+
+    fn names(&self) -> Result<Vec<String>, Error> {
+        let io = |source| Error::Io { action: "read the directory of segments", source };
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.directory).map_err(io)? {
+            let file_name = entry.map_err(io)?.file_name();
+            names.extend(file_name.to_str().and_then(name::of_file).map(str::to_owned));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// What is in a segment: its objects, their depth, its participants and whether they live. Reads, and does not join.
+    ///
+    /// # Errors
+    /// As for [`Segment::open`].
+    pub fn inspect(&self, name: &str) -> Result<inspect::Snapshot, Error> {
+        let name = self.name(name)?;
+        let file = file::existing(&name.path(), false).map_err(|e| open_error(e, &name))?;
+        let view = View::open(&file, false)?;
+        inspect::of_view(&view, file.as_fd(), Some(name.as_str()))
+    }
+
+    /// Removes a segment's name, whatever is behind it, also a file that is damaged. Those who are attached go on; it is
+    /// freed with the last of them.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Permission`], [`Error::BadName`].
+    pub fn unlink(&self, name: &str) -> Result<(), Error> {
+        let name = self.name(name)?;
+        file::remove(&name.path()).map_err(|e| open_error(e, &name))
+    }
+
+    /// Removes every segment of the directory that nobody living is attached to and that does not persist, and says
+    /// which. Files that are not valid segments are left alone, and so is what we may not write.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the directory cannot be read.
+    pub fn clean(&self) -> Result<Vec<String>, Error> {
+        let mut removed = Vec::new();
+        for name in self.names()? {
+            let checked = self.name(&name)?;
+            let Ok(file) = file::existing(&checked.path(), true) else { continue };
+            let Ok(view) = View::open(&file, false) else { continue };
+            let lives = view.joined().any(|id| repair::alive(file.as_fd(), id));
+            // The look above spares living segments a participant; joining proves the point under the admission lock.
+            if !lives && !view.geometry().has(FLAG_PERSIST) && self.is_abandoned(&checked) {
+                removed.push(name);
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// Joins a sealed memfd.
+pub(super) fn from_fd(fd: BorrowedFd<'_>) -> Result<Segment, Error> {
+    if !file::size_is_sealed(fd) {
+        return Err(Error::NotSealed);
+    }
+    let file = file::reopen(fd).map_err(|e| match e {
+        Errno::EACCES => Error::Permission { path: Path::new("/proc/self/fd").into() },
+        e => Error::Io { action: "reopen the descriptor through /proc/self/fd", source: e.into() },
+    })?;
+    let view = View::open(&file, true)?;
+    if !view.geometry().has(FLAG_ANONYMOUS) {
+        return Err(Error::Corrupt { what: "a named segment in a memfd" });
+    }
+    Ok(Segment { attached: Attached::join(view, file, None, None)? })
+}
+
+fn open_error(e: Errno, name: &Name) -> Error {
+    match e {
+        Errno::ENOENT => name.not_found(),
+        Errno::EACCES | Errno::EPERM | Errno::EROFS => Error::Permission { path: name.path() },
+        Errno::ELOOP => Error::NotGimmal { reason: "it is a symbolic link" },
+        Errno::EISDIR | Errno::ENXIO => Error::NotGimmal { reason: "it is not a regular file" },
+        e => Error::Io { action: "open the segment's file", source: e.into() },
+    }
+}

@@ -1,0 +1,218 @@
+//! A mapped segment whose geometry has been checked: typed access to its tables and objects.
+
+use core::mem::size_of;
+use core::ptr::NonNull;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use crate::error::Error;
+use crate::layout::{
+    Entry, EntryFields, FLAG_ANONYMOUS, FLAG_PERSIST, Geometry, LINE, MAGIC, MAX_OBJECTS, MAX_PARTICIPANTS,
+    Participant, SegmentHeader, TARGET, VERSION, round_up,
+};
+use crate::object::Object;
+use crate::primitive::{FenceMode, Ordering};
+use crate::ring::{Header, owned::Words};
+use crate::sys::file;
+use crate::sys::map::Mapping;
+
+impl Geometry {
+    /// The geometry of a segment with these properties, or how many bytes it would need at least.
+    pub(crate) fn plan(size: u64, flags: u32, fence: FenceMode, participants: u16, objects: u32) -> Result<Self, u64> {
+        let life_words = size_of::<SegmentHeader>();
+        let participants_at = life_words + (usize::from(participants) + 1) * 8;
+        let participants_at = round_up(participants_at, LINE).expect("small");
+        let directory = participants_at + usize::from(participants) * size_of::<Participant>();
+        let heap = round_up(directory + objects as usize * size_of::<Entry>(), LINE).expect("small");
+        let minimum = (heap + LINE) as u64;
+        if size < minimum {
+            return Err(minimum);
+        }
+        Ok(Self {
+            magic: MAGIC,
+            version: VERSION,
+            target: TARGET,
+            size,
+            flags,
+            fence: u32::from(fence == FenceMode::Asymmetric),
+            max_participants: u32::from(participants),
+            max_objects: objects,
+            life_words: life_words as u64,
+            participants: participants_at as u64,
+            directory: directory as u64,
+            heap: heap as u64,
+            created: crate::sys::clock::unix_nanos(),
+        })
+    }
+
+    /// Checks a header from a file of `file_size` bytes; everything in it is known good afterwards.
+    fn check(&self, file_size: u64) -> Result<(), Error> {
+        if self.magic != MAGIC {
+            return Err(Error::NotGimmal { reason: "it does not begin with gimmal's magic bytes" });
+        }
+        if self.version != VERSION {
+            return Err(Error::Version { expected: VERSION, found: self.version });
+        }
+        if self.target != TARGET {
+            return Err(Error::Target { expected: TARGET, found: self.target });
+        }
+        if self.size != file_size {
+            return Err(Error::Truncated { expected: self.size, found: file_size });
+        }
+        let corrupt = Error::Corrupt { what: "its header contradicts itself" };
+        let (Ok(participants), objects) = (u16::try_from(self.max_participants), self.max_objects) else {
+            return Err(corrupt);
+        };
+        let in_range = (1..=MAX_PARTICIPANTS).contains(&participants) && (1..=MAX_OBJECTS).contains(&objects);
+        if !in_range
+            || self.fence > 1
+            || self.flags & !(FLAG_PERSIST | FLAG_ANONYMOUS) != 0
+            || self.size > isize::MAX as u64
+        {
+            return Err(corrupt);
+        }
+        match Self::plan(self.size, self.flags, self.fence_mode(), participants, objects) {
+            Ok(plan) if (Self { created: self.created, ..plan }) == *self => Ok(()),
+            _ => Err(corrupt),
+        }
+    }
+
+    pub(crate) fn fence_mode(&self) -> FenceMode {
+        if self.fence == 1 { FenceMode::Asymmetric } else { FenceMode::Full }
+    }
+
+    pub(crate) fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+impl PartialEq for Geometry {
+    fn eq(&self, other: &Self) -> bool {
+        bytemuck::bytes_of(self) == bytemuck::bytes_of(other)
+    }
+}
+
+/// The mapping and its private, checked geometry.
+pub(crate) struct View {
+    map: Mapping,
+    geometry: Geometry,
+}
+
+// SAFETY: everything behind the mapping is reached through atomics or cells with a protocol.
+unsafe impl Send for View {}
+// SAFETY: as above.
+unsafe impl Sync for View {}
+
+impl View {
+    /// Maps a segment's file after checking it.
+    pub(crate) fn open(fd: &OwnedFd, writable: bool) -> Result<Self, Error> {
+        use std::os::fd::AsFd;
+        let io = |source| Error::Io { action: "read the segment's header", source };
+        let status = file::status(fd.as_fd()).map_err(|e| io(e.into()))?;
+        if !status.regular {
+            return Err(Error::NotGimmal { reason: "it is not a regular file" });
+        }
+        let mut geometry = Geometry { size: 0, ..bytemuck::Zeroable::zeroed() };
+        let read = file::read_start(fd, bytemuck::bytes_of_mut(&mut geometry)).map_err(io)?;
+        if read < MAGIC.len() {
+            return Err(Error::NotGimmal { reason: "it is shorter than gimmal's magic bytes" });
+        }
+        if geometry.magic == MAGIC && (status.size as usize) < size_of::<SegmentHeader>() {
+            return Err(Error::Truncated { expected: size_of::<SegmentHeader>() as u64, found: status.size });
+        }
+        geometry.check(status.size)?;
+        Self::map(fd.as_fd(), geometry, writable)
+    }
+
+    /// Maps a file that is known to have this geometry, or is about to get it.
+    pub(crate) fn map(fd: BorrowedFd<'_>, geometry: Geometry, writable: bool) -> Result<Self, Error> {
+        let size = geometry.size as usize;
+        let map = if writable { Mapping::writable(fd, size) } else { Mapping::read_only(fd, size) };
+        let map = map.map_err(|source| Error::Io { action: "map the segment", source })?;
+        debug_assert_eq!(map.size(), size);
+        Ok(Self { map, geometry })
+    }
+
+    /// Writes the header of a new segment, whose other bytes are zero.
+    pub(crate) fn initialize(&self) {
+        let header = self.map.base().cast::<Geometry>();
+        // SAFETY: the mapping is larger than the header, and nobody else knows of the file yet.
+        unsafe { header.write(self.geometry) }
+    }
+
+    pub(crate) fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The address of a byte that lies inside the segment.
+    pub(crate) fn at(&self, offset: usize) -> NonNull<u8> {
+        assert!(offset < self.map.size());
+        // SAFETY: inside the mapping, as just checked.
+        unsafe { self.map.base().add(offset) }
+    }
+
+    pub(crate) fn header(&self) -> &SegmentHeader {
+        // SAFETY: every segment is larger than its header; its live parts are atomics, the rest is not read here.
+        unsafe { self.map.base().cast::<SegmentHeader>().as_ref() }
+    }
+
+    pub(crate) fn max_participants(&self) -> u16 {
+        self.geometry.max_participants as u16
+    }
+
+    /// The table entry of a participant, `1..=max_participants`.
+    pub(crate) fn participant(&self, id: u16) -> &Participant {
+        assert!((1..=self.max_participants()).contains(&id));
+        let offset = self.geometry.participants as usize + (usize::from(id) - 1) * size_of::<Participant>();
+        // SAFETY: the table lies inside the segment by the checked geometry; all fields are atomics.
+        unsafe { self.at(offset).cast::<Participant>().as_ref() }
+    }
+
+    /// All participants that have joined and not left, alive or not.
+    pub(crate) fn joined(&self) -> impl Iterator<Item = u16> + '_ {
+        // Acquire: pairs with the Release at join.
+        (1..=self.max_participants()).filter(|&id| self.participant(id).state.load(Ordering::Acquire) == 1)
+    }
+
+    pub(crate) fn entry(&self, index: u32) -> NonNull<Entry> {
+        assert!(index < self.geometry.max_objects);
+        self.at(self.geometry.directory as usize + index as usize * size_of::<Entry>()).cast()
+    }
+
+    /// The published directory entries in order, each checked.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = Result<Object, Error>> + '_ {
+        (0..self.geometry.max_objects).map_while(|index| {
+            let entry = self.entry(index).as_ptr();
+            // SAFETY: the entry lies inside the segment by the checked geometry.
+            let state = unsafe { &(*entry).state };
+            // Acquire: the fields were written before the entry was published.
+            if state.load(Ordering::Acquire) != 1 {
+                return None;
+            }
+            // SAFETY: as above; the field is plain bytes.
+            let fields = unsafe { &raw const (*entry).fields };
+            // SAFETY: valid for reads; volatile, since a peer that breaks the protocol may write at the same time.
+            let fields: EntryFields = unsafe { fields.read_volatile() };
+            let object = Object::from_fields(&fields, self.geometry.heap, self.geometry.size);
+            Some(object.map_err(|what| Error::Corrupt { what }))
+        })
+    }
+
+    /// The rings of a checked object, without their element types.
+    pub(crate) fn rings<'a>(&'a self, object: &'a Object) -> impl Iterator<Item = RingView<'a>> + 'a {
+        object.rings().map(move |(offset, stride)| {
+            let header = self.at(offset).cast::<Header>();
+            let slots = self.at(offset + size_of::<Header>());
+            // SAFETY: a checked object's rings lie inside the segment, and its capacity is a power of two.
+            let words = unsafe { Words::new(header, slots, stride, object.shape.capacity) };
+            // SAFETY: inside the mapping, which the borrow keeps; all fields are atomics.
+            RingView { header: unsafe { header.as_ref() }, words }
+        })
+    }
+}
+
+/// One ring of an object.
+pub(crate) struct RingView<'a> {
+    pub(crate) header: &'a Header,
+    /// Only meaningful for MPMC rings.
+    pub(crate) words: Words,
+}

@@ -1,0 +1,564 @@
+//! [`SpscQueue`]: one sender, one receiver, wait-free.
+
+use core::fmt;
+use core::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytemuck::Pod;
+
+use crate::channel::{Channel, no_deadline, no_deadline_recv};
+use crate::deadline::Deadline;
+use crate::error::{
+    Error, RecvError, RecvTimeoutError, SendError, SendSliceError, SendTimeoutError, TryRecvError, TrySendError,
+};
+use crate::object::{ElementType, Kind, Object};
+use crate::queue::QueueOptions;
+use crate::ring::Element;
+use crate::ring::spsc::{Position, Spsc};
+use crate::seat::{Before, Seat};
+use crate::segment::{Attached, Segment, Side, Wanted};
+
+/// A bounded queue of `T` with one sending and one receiving end, each held by one thread of one process at a time.
+///
+/// *Order:* first in, first out. *Progress:* wait-free. *A crash* loses no message whose send has returned and repeats
+/// none whose receive has returned; the seat of a dead holder is free, and whoever takes it goes on where it stopped.
+///
+/// # Example
+///
+/// ```
+/// use gimmal::{Error, Segment, SpscQueue};
+///
+/// let segment = Segment::anonymous()?;
+/// let queue = SpscQueue::<f64>::create(&segment, "samples", 64)?;
+/// let (mut sender, mut receiver) = (queue.sender()?, queue.receiver()?);
+/// assert!(matches!(queue.sender(), Err(Error::SeatTaken { .. })));
+/// sender.send(0.5)?;
+/// assert_eq!(receiver.recv(), Ok(0.5));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct SpscQueue<T> {
+    channel: Channel,
+    ring: Spsc<T>,
+}
+
+impl QueueOptions {
+    fn make_spsc<T: Pod>(&self, segment: &Segment, name: &str, or_open: bool) -> Result<SpscQueue<T>, Error> {
+        let shape = self.shape(Kind::SpscQueue, ElementType::of::<T>(), None)?;
+        let object = segment.attached().create(name, &shape, or_open, |_| {})?;
+        Ok(SpscQueue::at(segment.attached(), &object, object.offset))
+    }
+
+    /// Creates a queue for one sender and one receiver.
+    ///
+    /// # Errors
+    /// As for [`QueueOptions::create`].
+    pub fn create_spsc<T: Pod>(&self, segment: &Segment, name: &str) -> Result<SpscQueue<T>, Error> {
+        self.make_spsc(segment, name, false)
+    }
+
+    /// Opens the queue for one sender and one receiver, or creates it if need be.
+    ///
+    /// # Errors
+    /// As for [`QueueOptions::open_or_create`].
+    pub fn open_or_create_spsc<T: Pod>(&self, segment: &Segment, name: &str) -> Result<SpscQueue<T>, Error> {
+        self.make_spsc(segment, name, true)
+    }
+}
+
+impl<T: Pod> SpscQueue<T> {
+    /// Options: capacity and what happens when one side is left alone.
+    pub fn options() -> QueueOptions {
+        QueueOptions::new()
+    }
+
+    /// Creates a queue for `capacity` messages, rounded up to a power of two.
+    ///
+    /// # Errors
+    /// As for [`Queue::create`](crate::Queue::create).
+    pub fn create(segment: &Segment, name: &str, capacity: usize) -> Result<Self, Error> {
+        Self::options().capacity(capacity).create_spsc(segment, name)
+    }
+
+    /// Opens an existing queue.
+    ///
+    /// # Errors
+    /// As for [`Queue::open`](crate::Queue::open).
+    pub fn open(segment: &Segment, name: &str) -> Result<Self, Error> {
+        let shape = Self::options().shape(Kind::SpscQueue, ElementType::of::<T>(), None)?;
+        let object = segment.attached().find(name, &Wanted::like(shape))?;
+        Ok(Self::at(segment.attached(), &object, object.offset))
+    }
+
+    /// Opens the queue, or creates it if need be; several processes may do so at once.
+    ///
+    /// # Errors
+    /// As for [`Queue::open_or_create`](crate::Queue::open_or_create).
+    pub fn open_or_create(segment: &Segment, name: &str, capacity: usize) -> Result<Self, Error> {
+        Self::options().capacity(capacity).open_or_create_spsc(segment, name)
+    }
+
+    /// Bytes that a queue of this capacity takes in a segment; `usize::MAX` if none could hold it.
+    #[must_use]
+    pub fn bytes(capacity: usize) -> usize {
+        let shape = Self::options().capacity(capacity).shape(Kind::SpscQueue, ElementType::of::<T>(), None);
+        shape.ok().and_then(|shape| shape.bytes()).unwrap_or(usize::MAX)
+    }
+
+    /// The ring at `offset` of a checked object of element type `T`.
+    pub(crate) fn at(attached: &Arc<Attached>, object: &Object, offset: usize) -> Self {
+        const { Element::<T>::CHECK };
+        let channel = Channel::new(attached, object, offset);
+        // SAFETY: a checked object's rings lie inside the mapping, which the channel keeps; `T` is Pod.
+        let ring = unsafe { Spsc::new(channel.header_pointer(), channel.slots(), object.shape.capacity) };
+        Self { channel, ring }
+    }
+
+    /// Takes the sending end.
+    ///
+    /// # Errors
+    /// [`Error::SeatTaken`] while somebody living holds it.
+    pub fn sender(&self) -> Result<Sender<T>, Error> {
+        let end = Endpoint::take(self, Side::Sender)?;
+        Ok(Sender { position: self.ring.sender_position(), end })
+    }
+
+    /// Takes the receiving end.
+    ///
+    /// # Errors
+    /// [`Error::SeatTaken`] while somebody living holds it.
+    pub fn receiver(&self) -> Result<Receiver<T>, Error> {
+        let end = Endpoint::take(self, Side::Receiver)?;
+        Ok(Receiver { position: self.ring.receiver_position(), end })
+    }
+
+    /// Messages that fit.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.ring.capacity() as usize
+    }
+
+    /// Messages that are there; a moment's count.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ring.len() as usize
+    }
+
+    /// Whether there is no message at this moment.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether a send would have to wait at this moment.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.len() == self.capacity()
+    }
+
+    /// Whether the sender has closed it.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.channel.is_closing()
+    }
+}
+
+impl<T> Clone for SpscQueue<T> {
+    fn clone(&self) -> Self {
+        Self { channel: self.channel.clone(), ring: self.ring.clone() }
+    }
+}
+
+impl<T: Pod> fmt::Debug for SpscQueue<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SpscQueue")
+            .field("capacity", &self.capacity())
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// No participant has this id.
+const NOBODY: u16 = u16::MAX;
+
+/// One end and its seat.
+struct Endpoint<T: Pod> {
+    queue: SpscQueue<T>,
+    side: Side,
+    /// The participant that sits: us, unless this is a fork child; [`NOBODY`] after getting up.
+    id: u16,
+    /// What the seat's word said before we sat down.
+    before: Before,
+    /// Send, but not Sync.
+    not_sync: PhantomData<core::cell::Cell<()>>,
+}
+
+impl<T: Pod> Endpoint<T> {
+    fn take(queue: &SpscQueue<T>, side: Side) -> Result<Self, Error> {
+        let (id, before) = Self::sit(&queue.channel, side)?;
+        Ok(Self { queue: queue.clone(), side, id, before, not_sync: PhantomData })
+    }
+
+    fn sit(channel: &Channel, side: Side) -> Result<(u16, Before), Error> {
+        let attached = channel.attached();
+        let seat = Seat::of(&channel.header().roles, side);
+        let mut repaired = false;
+        loop {
+            let id = attached.id();
+            if id == 0 {
+                return Err(Attached::detached());
+            }
+            match seat.take(id, std::process::id()) {
+                Ok(before) => return Ok((id, before)),
+                Err(held) if !repaired && !attached.alive(held.owner) => {
+                    repaired = true;
+                    attached.recover()?;
+                }
+                Err(held) => return Err(Error::SeatTaken { pid: held.pid }),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn is_ours(&self) -> bool {
+        self.queue.channel.attached().is_still(self.id)
+    }
+
+    /// Leaves the seat as `how` says; nothing after the first time.
+    fn get_up(&mut self, how: GetUp) {
+        if !self.is_ours() {
+            return;
+        }
+        let id = core::mem::replace(&mut self.id, NOBODY);
+        let seat = Seat::of(&self.queue.channel.header().roles, self.side);
+        match how {
+            GetUp::Close => {
+                seat.close(id);
+                self.queue.channel.wake_everybody();
+            }
+            GetUp::HandOver => seat.hand_over(id),
+            GetUp::Undo => seat.undo(id, self.before),
+        }
+    }
+}
+
+/// Ways to leave a seat.
+enum GetUp {
+    /// For good: the other end is told.
+    Close,
+    /// For somebody else to sit down.
+    HandOver,
+    /// As if we had never sat down.
+    Undo,
+}
+
+impl<T: Pod> Drop for Endpoint<T> {
+    fn drop(&mut self) {
+        self.get_up(GetUp::Close);
+    }
+}
+
+/// The sending end of an [`SpscQueue`] or of one direction of a [`Pipe`](crate::Pipe). Dropping it tells the receiver.
+pub struct Sender<T: Pod> {
+    position: Position,
+    end: Endpoint<T>,
+}
+
+impl<T: Pod> fmt::Debug for Sender<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sender").field("queue", &self.end.queue).finish()
+    }
+}
+
+impl<T: Pod> Sender<T> {
+    /// Checks that this end is ours, that somebody may still receive, and how much room there is.
+    #[inline]
+    fn room(&mut self) -> Result<u64, SendError<()>> {
+        if !self.end.is_ours() {
+            self.reseat()?;
+        }
+        let channel = &self.end.queue.channel;
+        if channel.is_closing() {
+            return Err(SendError::Closed(()));
+        }
+        if channel.disconnects() && Seat::of(&channel.header().roles, Side::Receiver).is_gone() {
+            return Err(SendError::Disconnected(()));
+        }
+        Ok(self.end.queue.ring.room(&mut self.position))
+    }
+
+    /// In a fork child: sits down if the parent has got up.
+    #[cold]
+    fn reseat(&mut self) -> Result<(), SendError<()>> {
+        let sat = Endpoint::<T>::sit(&self.end.queue.channel, Side::Sender);
+        (self.end.id, self.end.before) = sat.map_err(|_| SendError::Detached(()))?;
+        self.position = self.end.queue.ring.sender_position();
+        Ok(())
+    }
+
+    /// Sends if there is room now. Wait-free, no system call unless the receiver sleeps.
+    ///
+    /// # Errors
+    /// [`TrySendError::Full`] and the others give the message back.
+    #[inline]
+    pub fn try_send(&mut self, value: T) -> Result<(), TrySendError<T>> {
+        match self.room() {
+            Ok(0) => Err(TrySendError::Full(value)),
+            Ok(_) => {
+                self.end.queue.ring.write(&self.position, 0, value);
+                self.end.queue.ring.commit(&mut self.position, 1);
+                self.end.queue.channel.committed(1);
+                Ok(())
+            }
+            Err(SendError::Closed(())) => Err(TrySendError::Closed(value)),
+            Err(SendError::Disconnected(())) => Err(TrySendError::Disconnected(value)),
+            Err(SendError::Detached(())) => Err(TrySendError::Detached(value)),
+        }
+    }
+
+    fn send_until(&mut self, value: T, deadline: Option<Deadline>) -> Result<(), SendTimeoutError<T>> {
+        let channel = self.end.queue.channel.clone();
+        channel.send_blocking(value, deadline, |value| self.try_send(value))
+    }
+
+    /// Sends, waiting for room as long as it takes: spinning for some microseconds, then asleep.
+    ///
+    /// # Errors
+    /// [`SendError::Disconnected`] and the others give the message back.
+    #[inline]
+    pub fn send(&mut self, value: T) -> Result<(), SendError<T>> {
+        match self.try_send(value) {
+            Ok(()) => Ok(()),
+            Err(_) => no_deadline(self.send_until(value, None)),
+        }
+    }
+
+    /// Sends, waiting for room for at most `timeout`.
+    ///
+    /// # Errors
+    /// [`SendTimeoutError::Timeout`] and the others give the message back: it was not sent.
+    pub fn send_timeout(&mut self, value: T, timeout: Duration) -> Result<(), SendTimeoutError<T>> {
+        self.send_until(value, Deadline::after(timeout))
+    }
+
+    /// Sends, waiting for room until `deadline`.
+    ///
+    /// # Errors
+    /// As for [`Sender::send_timeout`].
+    pub fn send_deadline(&mut self, value: T, deadline: Instant) -> Result<(), SendTimeoutError<T>> {
+        self.send_until(value, Deadline::at(deadline))
+    }
+
+    /// Sends as many of `values` as there is room for now, all at once, and says how many.
+    ///
+    /// # Errors
+    /// If none could be sent, and not for want of room: that is `Ok(0)`.
+    pub fn try_send_slice(&mut self, values: &[T]) -> Result<usize, SendError<()>> {
+        let count = self.room()?.min(values.len() as u64);
+        for (offset, &value) in (0..count).zip(values) {
+            self.end.queue.ring.write(&self.position, offset, value);
+        }
+        if count > 0 {
+            self.end.queue.ring.commit(&mut self.position, count);
+            self.end.queue.channel.committed(count as usize);
+        }
+        Ok(count as usize)
+    }
+
+    /// Sends all of `values` in order, waiting for room as long as it takes.
+    ///
+    /// # Errors
+    /// [`SendSliceError`] says how many were sent before the other end was gone.
+    pub fn send_slice(&mut self, values: &[T]) -> Result<(), SendSliceError> {
+        let channel = self.end.queue.channel.clone();
+        let mut sent = 0;
+        let all = channel.send_blocking((), None, |()| {
+            loop {
+                match self.try_send_slice(&values[sent..]) {
+                    Ok(n) => sent += n,
+                    Err(e) => return Err(e.into()),
+                }
+                if sent == values.len() {
+                    return Ok(());
+                }
+                if self.end.queue.ring.room(&mut self.position) == 0 {
+                    return Err(TrySendError::Full(()));
+                }
+            }
+        });
+        no_deadline(all).map_err(|reason| SendSliceError { sent, reason })
+    }
+
+    /// Ends the queue: sends fail with `Closed`, the receiver gets what is there and then `Closed`.
+    pub fn close(&mut self) {
+        self.end.queue.channel.close();
+    }
+
+    /// Gives the seat up as if it had never been taken.
+    pub(crate) fn undo(mut self) {
+        self.end.get_up(GetUp::Undo);
+    }
+
+    /// Gives the seat up without telling the receiver, so that another thread or process can take it and go on.
+    pub fn release(mut self) {
+        self.end.get_up(GetUp::HandOver);
+    }
+
+    /// The queue this end belongs to.
+    #[must_use]
+    pub fn queue(&self) -> &SpscQueue<T> {
+        &self.end.queue
+    }
+}
+
+/// The receiving end of an [`SpscQueue`] or of one direction of a [`Pipe`](crate::Pipe). Dropping it tells the sender.
+pub struct Receiver<T: Pod> {
+    position: Position,
+    end: Endpoint<T>,
+}
+
+impl<T: Pod> fmt::Debug for Receiver<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receiver").field("queue", &self.end.queue).finish()
+    }
+}
+
+impl<T: Pod> Receiver<T> {
+    /// Checks that this end is ours and how many messages there are; an error if none is and none will come.
+    #[inline]
+    fn ready(&mut self) -> Result<u64, TryRecvError> {
+        if !self.end.is_ours() {
+            self.reseat()?;
+        }
+        match self.end.queue.ring.ready(&mut self.position) {
+            0 => self.ready_or_reason(),
+            ready => Ok(ready),
+        }
+    }
+
+    /// In a fork child: sits down if the parent has got up.
+    #[cold]
+    fn reseat(&mut self) -> Result<(), TryRecvError> {
+        let sat = Endpoint::<T>::sit(&self.end.queue.channel, Side::Receiver);
+        (self.end.id, self.end.before) = sat.map_err(|_| TryRecvError::Detached)?;
+        self.position = self.end.queue.ring.receiver_position();
+        Ok(())
+    }
+
+    /// Why there is nothing. The reason must be true *before* the decisive look at the ring.
+    #[cold]
+    fn ready_or_reason(&mut self) -> Result<u64, TryRecvError> {
+        let SpscQueue { channel, ring } = &self.end.queue;
+        let closed = channel.is_closed();
+        let gone = channel.disconnects() && Seat::of(&channel.header().roles, Side::Sender).is_gone();
+        if !closed && !gone {
+            return Err(TryRecvError::Empty);
+        }
+        match ring.ready(&mut self.position) {
+            0 if closed => Err(TryRecvError::Closed),
+            0 => Err(TryRecvError::Disconnected),
+            ready => Ok(ready),
+        }
+    }
+
+    /// Receives what is there now. Wait-free, no system call unless the sender sleeps.
+    ///
+    /// # Errors
+    /// [`TryRecvError::Empty`]; the others come after the last message.
+    #[inline]
+    pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
+        self.ready()?;
+        let value = self.end.queue.ring.read(&self.position, 0);
+        self.end.queue.ring.release(&mut self.position, 1);
+        self.end.queue.channel.released(1);
+        Ok(value)
+    }
+
+    fn recv_until(&mut self, deadline: Option<Deadline>) -> Result<T, RecvTimeoutError> {
+        let channel = self.end.queue.channel.clone();
+        channel.receive_blocking(deadline, || self.try_recv())
+    }
+
+    /// Receives, waiting for a message as long as it takes: spinning for some microseconds, then asleep.
+    ///
+    /// # Errors
+    /// [`RecvError::Disconnected`] and [`RecvError::Closed`] after the last message.
+    #[inline]
+    pub fn recv(&mut self) -> Result<T, RecvError> {
+        match self.try_recv() {
+            Ok(value) => Ok(value),
+            Err(_) => no_deadline_recv(self.recv_until(None)),
+        }
+    }
+
+    /// Receives, waiting for a message for at most `timeout`.
+    ///
+    /// # Errors
+    /// [`RecvTimeoutError::Timeout`]: nothing was taken. The others come after the last message.
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<T, RecvTimeoutError> {
+        self.recv_until(Deadline::after(timeout))
+    }
+
+    /// Receives, waiting for a message until `deadline`.
+    ///
+    /// # Errors
+    /// As for [`Receiver::recv_timeout`].
+    pub fn recv_deadline(&mut self, deadline: Instant) -> Result<T, RecvTimeoutError> {
+        self.recv_until(Deadline::at(deadline))
+    }
+
+    /// Whether a message is there, waiting for one for at most `timeout`; it is not taken. `true` also when the other end
+    /// is gone, since a receive would not wait then.
+    pub fn poll(&mut self, timeout: Duration) -> bool {
+        let channel = self.end.queue.channel.clone();
+        let ready = channel.receive_blocking(Deadline::after(timeout), || self.ready());
+        !matches!(ready, Err(RecvTimeoutError::Timeout))
+    }
+
+    /// Appends at most `most` of the messages that are there now to `buffer` and says how many.
+    ///
+    /// # Errors
+    /// Only if there is not even one message. `most` of 0 is `Ok(0)`.
+    pub fn try_recv_many(&mut self, buffer: &mut Vec<T>, most: usize) -> Result<usize, TryRecvError> {
+        if most == 0 {
+            return Ok(0);
+        }
+        let count = self.ready()?.min(most as u64);
+        // Room first: a message that was taken must have a place to go, whatever the allocator does.
+        buffer.reserve(count as usize);
+        buffer.extend((0..count).map(|offset| self.end.queue.ring.read(&self.position, offset)));
+        self.end.queue.ring.release(&mut self.position, count);
+        self.end.queue.channel.released(count as usize);
+        Ok(count as usize)
+    }
+
+    /// As [`Receiver::try_recv_many`], waiting for the first message as long as it takes.
+    ///
+    /// # Errors
+    /// As for [`Receiver::recv`].
+    pub fn recv_many(&mut self, buffer: &mut Vec<T>, most: usize) -> Result<usize, RecvError> {
+        let channel = self.end.queue.channel.clone();
+        no_deadline_recv(channel.receive_blocking(None, || self.try_recv_many(buffer, most)))
+    }
+
+    /// Messages until the other end is gone (or has closed) and all are drained; waits for each.
+    pub fn iter(&mut self) -> impl Iterator<Item = T> + '_ {
+        core::iter::from_fn(|| self.recv().ok())
+    }
+
+    /// Messages that are there now.
+    pub fn try_iter(&mut self) -> impl Iterator<Item = T> + '_ {
+        core::iter::from_fn(|| self.try_recv().ok())
+    }
+
+    /// Gives the seat up without telling the sender, so that another thread or process can take it and go on.
+    pub fn release(mut self) {
+        self.end.get_up(GetUp::HandOver);
+    }
+
+    /// The queue this end belongs to.
+    #[must_use]
+    pub fn queue(&self) -> &SpscQueue<T> {
+        &self.end.queue
+    }
+}

@@ -1,0 +1,128 @@
+//! Files that hold segments: unnamed until complete, linked in one step, removed by inode.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, FallocateFlags, FcntlArg, OFlag, SealFlag, fallocate, fcntl, open};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
+use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, unlinkat};
+
+/// What a file is, as far as a segment cares.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+/// One answer of `fstat`.
+pub(crate) struct Status {
+    pub(crate) size: u64,
+    pub(crate) regular: bool,
+    pub(crate) linked: bool,
+    pub(crate) identity: Identity,
+}
+
+impl From<FileStat> for Status {
+    // The widths of these fields differ between targets.
+    #[allow(clippy::unnecessary_cast)]
+    fn from(s: FileStat) -> Self {
+        Self {
+            size: s.st_size.max(0) as u64,
+            regular: s.st_mode & nix::libc::S_IFMT == nix::libc::S_IFREG,
+            linked: s.st_nlink > 0,
+            identity: Identity { device: s.st_dev as u64, inode: s.st_ino as u64 },
+        }
+    }
+}
+
+pub(crate) fn status(file: BorrowedFd<'_>) -> Result<Status, Errno> {
+    fstat(file).map(Status::from)
+}
+
+/// The identity of whatever `path` names now, links not followed.
+pub(crate) fn identity_at(path: &Path) -> Result<Identity, Errno> {
+    nix::sys::stat::lstat(path).map(|s| Status::from(s).identity)
+}
+
+/// A file without a name in `directory`, of `size` bytes that are all reserved: running out of room is an error here
+/// and never a SIGBUS later.
+pub(crate) fn unnamed(directory: &Path, size: u64, mode: u32) -> Result<OwnedFd, Errno> {
+    let mode = Mode::from_bits_truncate(mode);
+    let file = open(directory, OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC, mode)?;
+    // The mode asked for, whatever the umask.
+    fchmod(&file, mode)?;
+    reserve(&file, size)?;
+    Ok(file)
+}
+
+/// A memfd of `size` reserved bytes whose size nobody can change any more.
+pub(crate) fn sealed_memory(size: u64) -> Result<OwnedFd, Errno> {
+    let file = memfd_create(c"gimmal", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    reserve(&file, size)?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SIZE_SEALS | SealFlag::F_SEAL_SEAL))?;
+    Ok(file)
+}
+
+const SIZE_SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW);
+
+/// Whether `file` is a memfd whose size can never change.
+pub(crate) fn size_is_sealed(file: BorrowedFd<'_>) -> bool {
+    fcntl(file, FcntlArg::F_GET_SEALS).is_ok_and(|seals| SealFlag::from_bits_truncate(seals).contains(SIZE_SEALS))
+}
+
+fn reserve(file: &OwnedFd, size: u64) -> Result<(), Errno> {
+    let size = i64::try_from(size).map_err(|_| Errno::EFBIG)?;
+    loop {
+        match fallocate(file, FallocateFlags::empty(), 0, size) {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
+    }
+}
+
+/// Gives the unnamed `file` its name; EEXIST if somebody else was first.
+pub(crate) fn link(file: &OwnedFd, path: &Path) -> Result<(), Errno> {
+    let source = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).expect("digits hold no NUL");
+    linkat(AT_FDCWD, source.as_c_str(), AT_FDCWD, path, LinkatFlags::AT_SYMLINK_FOLLOW)
+}
+
+/// Opens `path` for reading and writing (or reading only), never through a symbolic link.
+pub(crate) fn existing(path: &Path, write: bool) -> Result<OwnedFd, Errno> {
+    let access = if write { OFlag::O_RDWR } else { OFlag::O_RDONLY };
+    open(path, access | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())
+}
+
+/// A second, independent open file description of the same file: locks on it are its own.
+pub(crate) fn reopen(file: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    open(Path::new(&path), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+pub(crate) fn remove(path: &Path) -> Result<(), Errno> {
+    unlinkat(AT_FDCWD, path, UnlinkatFlags::NoRemoveDir)
+}
+
+/// Fills `buffer` from the start of the file; fewer bytes if the file is shorter.
+pub(crate) fn read_start(file: &OwnedFd, buffer: &mut [u8]) -> std::io::Result<usize> {
+    use std::os::unix::fs::FileExt;
+    let file = File::from(file.try_clone()?);
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], filled as u64) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(filled)
+}
+
+/// The inode of this process's PID namespace, 0 if /proc does not tell.
+pub(crate) fn pid_namespace() -> u64 {
+    nix::sys::stat::stat("/proc/self/ns/pid").map_or(0, |s| Status::from(s).identity.inode)
+}

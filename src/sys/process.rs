@@ -1,0 +1,60 @@
+//! What starting and watching child processes needs from the system beyond `std::process`.
+
+use std::io;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::time::TimeSpec;
+use nix::unistd::Pid;
+
+/// Leaves `fd` open, under its number, in what `command` starts, and in nothing else: the flag is cleared after
+/// the fork, so that a program which another thread starts meanwhile does not get the descriptor.
+pub(crate) fn leave_open(command: &mut Command, fd: OwnedFd) {
+    let clear_cloexec = move || {
+        fcntl(&fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes one async-signal-safe system call on a descriptor that it
+    // owns; it allocates nothing, takes no lock, and makes its error from a bare errno.
+    unsafe { command.pre_exec(clear_cloexec) };
+}
+
+/// Sets the close-on-exec flag of descriptor number `fd`; a number that is not open is an error.
+pub(crate) fn set_cloexec(fd: RawFd) -> io::Result<()> {
+    // SAFETY: F_SETFD takes an int and reads or writes no memory of ours; it closes nothing.
+    let result = unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    Errno::result(result)?;
+    Ok(())
+}
+
+/// A descriptor that becomes readable when the process `pid` has exited. Only a child that has not been reaped is
+/// sure to be the process that is meant. Linux before 5.3 has none.
+pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes a process id and flags, both by value, and touches no memory of ours.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0u32) };
+    let fd = Errno::result(result)?;
+    // SAFETY: the kernel has just made this descriptor for us (close-on-exec), and nothing else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Sleeps until `fd` is readable, `timeout` is over, or a signal came; the caller looks which.
+pub(crate) fn wait_readable(fd: &OwnedFd, timeout: Duration) -> io::Result<()> {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    match ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Sends SIGTERM. The caller makes sure that `pid` is a child of this process and has not been reaped.
+pub(crate) fn terminate(pid: u32) -> io::Result<()> {
+    kill(Pid::from_raw(pid as i32), Signal::SIGTERM)?;
+    Ok(())
+}

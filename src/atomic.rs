@@ -24,6 +24,8 @@ mod sealed {
             failure: Ordering,
             weak: bool,
         ) -> Result<Self, Self>;
+        /// Replaces the very bits that were read, whatever they are: a peer may have written a `bool` of 2.
+        fn replace(cell: &Self::Cell, order: Ordering, f: impl FnMut(Self) -> Self) -> Self;
     }
 
     pub trait Arithmetic: Cell {
@@ -69,6 +71,17 @@ macro_rules! integers {
                     cell.compare_exchange_weak(current, new, success, failure)
                 } else {
                     cell.compare_exchange(current, new, success, failure)
+                }
+            }
+            #[inline]
+            fn replace(cell: &$atomic, order: Ordering, mut f: impl FnMut(Self) -> Self) -> Self {
+                let failure = failure_order(order);
+                let mut old = cell.load(Ordering::Relaxed);
+                loop {
+                    match cell.compare_exchange_weak(old, f(old), order, failure) {
+                        Ok(old) => return old,
+                        Err(now) => old = now,
+                    }
                 }
             }
         }
@@ -124,6 +137,17 @@ macro_rules! as_bits {
                 };
                 result.map($from).map_err($from)
             }
+            #[inline]
+            fn replace(cell: &$atomic, order: Ordering, mut f: impl FnMut(Self) -> Self) -> Self {
+                let failure = failure_order(order);
+                let mut old = cell.load(Ordering::Relaxed);
+                loop {
+                    match cell.compare_exchange_weak(old, $to(f($from(old))), order, failure) {
+                        Ok(old) => return $from(old),
+                        Err(now) => old = now,
+                    }
+                }
+            }
         }
         impl Scalar for $t {}
     )+};
@@ -132,20 +156,25 @@ macro_rules! as_bits {
 as_bits! {
     f32 AtomicU32 f32::to_bits, f32::from_bits;
     f64 AtomicU64 f64::to_bits, f64::from_bits;
-    bool AtomicU8 u8::from, |b| b != 0
+    bool AtomicU8 u8::from, is_set
+}
+
+/// What a `bool`'s byte means; other processes may write more than 0 and 1.
+fn is_set(byte: u8) -> bool {
+    byte != 0
 }
 
 macro_rules! floats {
     ($($t:ident $atomic:ident),+) => {$(
         impl Arithmetic for $t {
             #[inline]
-            fn fetch_add(cell: &$atomic, value: Self, order: Ordering) -> Self { replace(cell, order, |old: Self| old + value) }
+            fn fetch_add(cell: &$atomic, value: Self, order: Ordering) -> Self { Self::replace(cell, order, |old| old + value) }
             #[inline]
-            fn fetch_sub(cell: &$atomic, value: Self, order: Ordering) -> Self { replace(cell, order, |old: Self| old - value) }
+            fn fetch_sub(cell: &$atomic, value: Self, order: Ordering) -> Self { Self::replace(cell, order, |old| old - value) }
             #[inline]
-            fn fetch_min(cell: &$atomic, value: Self, order: Ordering) -> Self { replace(cell, order, |old: Self| old.min(value)) }
+            fn fetch_min(cell: &$atomic, value: Self, order: Ordering) -> Self { Self::replace(cell, order, |old| old.min(value)) }
             #[inline]
-            fn fetch_max(cell: &$atomic, value: Self, order: Ordering) -> Self { replace(cell, order, |old: Self| old.max(value)) }
+            fn fetch_max(cell: &$atomic, value: Self, order: Ordering) -> Self { Self::replace(cell, order, |old| old.max(value)) }
         }
         impl Number for $t {}
     )+};
@@ -156,33 +185,26 @@ floats!(f32 AtomicU32, f64 AtomicU64);
 impl Logic for bool {
     #[inline]
     fn fetch_and(cell: &AtomicU8, value: Self, order: Ordering) -> Self {
-        replace(cell, order, |old: Self| old & value)
+        Self::replace(cell, order, |old| old & value)
     }
     #[inline]
     fn fetch_or(cell: &AtomicU8, value: Self, order: Ordering) -> Self {
-        replace(cell, order, |old: Self| old | value)
+        Self::replace(cell, order, |old| old | value)
     }
     #[inline]
     fn fetch_xor(cell: &AtomicU8, value: Self, order: Ordering) -> Self {
-        replace(cell, order, |old: Self| old ^ value)
+        Self::replace(cell, order, |old| old ^ value)
     }
 }
 
 impl Bits for bool {}
 
-/// A read-modify-write by CAS; returns the old value. Works on the cell's bits, so that a NaN does not loop for ever.
-fn replace<T: Cell>(cell: &T::Cell, order: Ordering, mut f: impl FnMut(T) -> T) -> T {
-    let failure = match order {
+/// The failure ordering of a loop whose success is `order`.
+fn failure_order(order: Ordering) -> Ordering {
+    match order {
         Ordering::Release | Ordering::Relaxed => Ordering::Relaxed,
         Ordering::SeqCst => Ordering::SeqCst,
         _ => Ordering::Acquire,
-    };
-    let mut old = T::load(cell, Ordering::Relaxed);
-    loop {
-        match T::compare_exchange(cell, old, f(old), order, failure, true) {
-            Ok(old) => return old,
-            Err(now) => old = now,
-        }
     }
 }
 
@@ -248,7 +270,7 @@ impl<T: Scalar> Atomic<T> {
     /// meanwhile.
     #[inline]
     pub fn update(&self, order: Ordering, f: impl FnMut(T) -> T) -> T {
-        replace(&self.0, order, f)
+        T::replace(&self.0, order, f)
     }
 }
 

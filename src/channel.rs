@@ -1,12 +1,5 @@
 //! What all blocking ends share: the ring's header in a joined segment, closing, and the loops around one attempt.
 //!
-//! # Closing an MPMC ring
-//!
-//! A sender claims, executes the light fence, and looks at `closed`: set, it aborts. A closer stores 1, executes the heavy
-//! fence, and stores 2. After the fence every claim is visible or its sender will see `closed`, so a receiver that reads
-//! 2 and *then* finds the ring empty, with nothing still being written, knows that nothing will ever come. A closer that
-//! dies in between is followed by whoever reads 1.
-//!
 //! # Wakes that carry weight
 //!
 //! One commit notifies one receiver, one release one sender. An abort while closed, the last sender's or receiver's
@@ -22,9 +15,9 @@ use crate::error::{RecvError, RecvTimeoutError, SendError, SendTimeoutError, Try
 use crate::event::{ALL, Event, Surroundings};
 use crate::layout::ENTRY_DISCONNECT;
 use crate::object::Object;
-use crate::primitive::{FenceMode, Ordering, heavy_fence};
+use crate::primitive::FenceMode;
 use crate::ring::Header;
-use crate::segment::{Attached, Side};
+use crate::segment::{Attached, Side, repair};
 
 /// A ring in a segment, seen from one process.
 #[derive(Clone)]
@@ -86,34 +79,17 @@ impl Channel {
         self.disconnect
     }
 
-    /// Whether senders must give up. Relaxed: ordered by the light fence before it, see the module.
     #[inline(always)]
     pub(crate) fn is_closing(&self) -> bool {
-        self.header().control.closed.load(Ordering::Relaxed) != 0
+        self.header().control.is_closing()
     }
 
-    /// Whether every sender that can still commit has shown its claim.
     pub(crate) fn is_closed(&self) -> bool {
-        let closed = &self.header().control.closed;
-        // Acquire: the look at the ring comes after.
-        match closed.load(Ordering::Acquire) {
-            0 => false,
-            1 => {
-                heavy_fence(self.mode);
-                closed.store(2, Ordering::Release);
-                true
-            }
-            _ => true,
-        }
+        self.header().control.is_closed(self.mode)
     }
 
     pub(crate) fn close(&self) {
-        let closed = &self.header().control.closed;
-        if closed.load(Ordering::Relaxed) != 2 {
-            closed.store(1, Ordering::Relaxed);
-            heavy_fence(self.mode);
-            closed.store(2, Ordering::Release);
-        }
+        self.header().control.close(self.mode);
         self.wake_everybody();
     }
 
@@ -136,26 +112,23 @@ impl Channel {
 
     /// Whether nobody with an end on `side` is left of those who were there; MPMC rings.
     pub(crate) fn nobody_left(&self, side: Side) -> bool {
-        // Acquire: pairs with the clearing of the last bit; the look at the ring comes after.
-        let words = crate::segment::repair::role_words(&self.header().roles, side);
-        words.iter().enumerate().all(|(i, word)| word.load(Ordering::Acquire) == u64::from(i == 0))
+        repair::nobody_left(self.header(), side)
     }
 
     /// Repeats `attempt` on behalf of a sender until it is something else than Full.
-    pub(crate) fn send_blocking<T: Copy>(
+    pub(crate) fn send_blocking(
         &self,
-        value: T,
         deadline: Option<Deadline>,
-        mut attempt: impl FnMut(T) -> Result<(), TrySendError<T>>,
-    ) -> Result<(), SendTimeoutError<T>> {
-        let sent = self.wait(&self.header().not_full, deadline, || match attempt(value) {
+        mut attempt: impl FnMut() -> Result<(), TrySendError<()>>,
+    ) -> Result<(), SendTimeoutError<()>> {
+        let sent = self.wait(&self.header().not_full, deadline, || match attempt() {
             Ok(()) => ControlFlow::Break(Ok(())),
-            Err(TrySendError::Full(_)) => ControlFlow::Continue(()),
-            Err(TrySendError::Closed(v)) => ControlFlow::Break(Err(SendTimeoutError::Closed(v))),
-            Err(TrySendError::Disconnected(v)) => ControlFlow::Break(Err(SendTimeoutError::Disconnected(v))),
-            Err(TrySendError::Detached(v)) => ControlFlow::Break(Err(SendTimeoutError::Detached(v))),
+            Err(TrySendError::Full(())) => ControlFlow::Continue(()),
+            Err(TrySendError::Closed(())) => ControlFlow::Break(Err(SendTimeoutError::Closed(()))),
+            Err(TrySendError::Disconnected(())) => ControlFlow::Break(Err(SendTimeoutError::Disconnected(()))),
+            Err(TrySendError::Detached(())) => ControlFlow::Break(Err(SendTimeoutError::Detached(()))),
         });
-        sent.unwrap_or(Err(SendTimeoutError::Timeout(value)))
+        sent.unwrap_or(Err(SendTimeoutError::Timeout(())))
     }
 
     /// Repeats `attempt` on behalf of a receiver until it is something else than Empty.

@@ -51,6 +51,11 @@ pub enum Error {
         /// Where.
         directory: PathBuf,
     },
+    /// The directory for segments does not exist.
+    NoDirectory {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// The system denied access.
     Permission {
         /// The file or directory.
@@ -213,6 +218,11 @@ impl fmt::Display for Error {
                 "no room for {size} bytes in {}: make that file system larger, free some of it (gimmal clean), or ask for less",
                 directory.display()
             ),
+            Self::NoDirectory { directory } => write!(
+                f,
+                "{} is not a directory: mount a tmpfs there, or name another one (GIMMAL_DIR, SegmentOptions::directory)",
+                directory.display()
+            ),
             Self::Permission { path } => write!(
                 f,
                 "permission denied on {}: the creator decides with `mode` who may join; check the owner and mode of the file",
@@ -295,14 +305,8 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Io { source, .. } => Some(source),
-            _ => None,
-        }
-    }
-}
+/// The message of [`Error::Io`] includes its source, so `source()` does not name it again.
+impl std::error::Error for Error {}
 
 /// The reasons for which a call can end without having done anything, shared by the families below.
 macro_rules! reasons {
@@ -329,6 +333,12 @@ macro_rules! send_errors {
             /// The message that was not sent.
             pub fn into_inner(self) -> T {
                 match self { $(Self::$variant(value) => value,)+ }
+            }
+
+            /// The same reason, about `value`.
+            #[allow(dead_code)]
+            pub(crate) fn with<U>(&self, value: U) -> $name<U> {
+                match self { $(Self::$variant(_) => $name::$variant(value),)+ }
             }
 
             fn reason(&self) -> (&'static str, &'static str) {
@@ -392,6 +402,10 @@ macro_rules! recv_errors {
             $variant,
         )+}
 
+        impl $name {
+            $(recv_errors!(@test $variant);)+
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 let reason = match self { $(Self::$variant => reasons!($variant),)+ };
@@ -401,6 +415,23 @@ macro_rules! recv_errors {
 
         impl std::error::Error for $name {}
     )+};
+    (@test Empty) => {
+        /// Whether there was no message.
+        pub fn is_empty(&self) -> bool { matches!(self, Self::Empty) }
+    };
+    (@test Timeout) => {
+        /// Whether the time was up.
+        pub fn is_timeout(&self) -> bool { matches!(self, Self::Timeout) }
+    };
+    (@test Closed) => {
+        /// Whether the queue was closed, and is drained.
+        pub fn is_closed(&self) -> bool { matches!(self, Self::Closed) }
+    };
+    (@test Disconnected) => {
+        /// Whether nobody is left to send, and all is drained.
+        pub fn is_disconnected(&self) -> bool { matches!(self, Self::Disconnected) }
+    };
+    (@test Detached) => {};
 }
 
 recv_errors! {

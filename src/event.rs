@@ -57,8 +57,16 @@ pub(crate) trait Surroundings {
     fn fence_mode(&self) -> FenceMode;
     /// Whether spinning can help at all.
     fn may_spin(&self) -> bool;
-    /// Called every [`LOOK`] while asleep: repair after the dead, wake whoever is concerned.
+    /// Called every [`Surroundings::patience`] while waiting: repair after the dead, wake whoever is concerned.
     fn look(&self);
+    /// How long a sleeper sleeps before it looks.
+    fn patience(&self) -> Duration {
+        LOOK
+    }
+    /// Whether the deadline has come.
+    fn passed(&self, deadline: Deadline) -> bool {
+        deadline.passed()
+    }
 }
 
 /// One condition that threads of any process sleep on. Sixteen bytes of shared memory, valid when zero.
@@ -118,6 +126,12 @@ impl Event {
         deadline: Option<Deadline>,
         mut attempt: impl FnMut() -> ControlFlow<R>,
     ) -> Option<R> {
+        if let ControlFlow::Break(result) = attempt() {
+            return Some(result);
+        }
+        if deadline.is_some_and(|deadline| surroundings.passed(deadline)) {
+            return None;
+        }
         let rounds = if surroundings.may_spin() { SPIN_ROUNDS } else { 1 };
         for round in 0..rounds {
             if let ControlFlow::Break(result) = attempt() {
@@ -130,6 +144,7 @@ impl Event {
         }
         let mode = surroundings.fence_mode();
         let mut woken = false;
+        let mut look = Deadline::now().plus(surroundings.patience());
         loop {
             // Acquire: pairs with the Release bump, see `wake`.
             let seq = self.word().load(Ordering::Acquire);
@@ -138,22 +153,25 @@ impl Event {
             if let ControlFlow::Break(result) = attempt() {
                 return Some(result);
             }
-            if deadline.is_some_and(Deadline::passed) {
+            if deadline.is_some_and(|deadline| surroundings.passed(deadline)) {
                 if woken {
                     self.notify(1, mode);
                 }
                 return None;
             }
-            let look = Deadline::now().plus(LOOK);
             let until = match (deadline, look) {
                 (Some(d), Some(l)) => Some(d.min(l)),
                 (d, l) => d.or(l),
             };
-            match self.seq.wait(seq, until) {
-                Slept::Woken => woken = true,
-                Slept::Stale => {}
-                Slept::TimedOut => surroundings.look(),
+            woken |= self.seq.wait(seq, until) == Slept::Woken;
+            // By the clock, not by how the sleep ended: one who is woken often must look, too.
+            if look.is_some_and(Deadline::passed) {
+                surroundings.look();
+                look = Deadline::now().plus(surroundings.patience());
             }
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -154,7 +154,7 @@ const _: () = {
 /// name are one instruction.
 ///
 /// ```text
-/// lap:32 | blocks:16 | state:4 | owner:12
+/// lap:48 | state:4 | owner:12
 ///
 /// FREE ──claim──▶ WRITING(owner) ──commit──▶ FULL ──claim──▶ READING(owner) ──release──▶ FREE (lap+1)
 ///                      │ abort, or owner dead                     │ owner dead
@@ -162,8 +162,8 @@ const _: () = {
 ///                 FREE (lap+1)                                 ORPHAN ──claim──▶ READING(owner)
 /// ```
 ///
-/// `blocks` is 0 for a single slot. Laps wrap after 2^32; a claim could only go wrong if a process slept for exactly a
-/// whole number of wraps between its load and its CAS.
+/// Laps wrap after 2^48. A claim could only go wrong if an end slept while the ring went round exactly that often: months
+/// for a ring of one slot at full speed, and longer in proportion for larger ones.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SlotWord(pub(crate) u64);
 
@@ -177,15 +177,23 @@ pub(crate) mod state {
     pub(super) const MASK: u64 = 0xf << 12;
 }
 
+const LAP_SHIFT: u32 = 16;
+
 impl SlotWord {
     #[inline(always)]
-    pub(crate) fn new(lap: u32, state: u64, owner: u16) -> Self {
-        Self(u64::from(lap) << 32 | state | u64::from(owner))
+    pub(crate) fn new(lap: u64, state: u64, owner: u16) -> Self {
+        Self(lap << LAP_SHIFT | state | u64::from(owner))
     }
 
     #[inline(always)]
-    pub(crate) fn lap(self) -> u32 {
-        (self.0 >> 32) as u32
+    pub(crate) fn lap(self) -> u64 {
+        self.0 >> LAP_SHIFT
+    }
+
+    /// How many laps the slot is ahead of `lap`, of which only the low 48 bits count; negative: behind.
+    #[inline(always)]
+    pub(crate) fn ahead_of(self, lap: u64) -> i64 {
+        (self.lap().wrapping_sub(lap) << LAP_SHIFT) as i64 >> LAP_SHIFT
     }
 
     #[inline(always)]

@@ -1,6 +1,9 @@
 //! Queues, pipes, atomics and locks between processes: lock-free rings in a named shared-memory segment, with futex
 //! wakeups.
 
+// Under loom only the protocols are compiled.
+#![cfg_attr(loom, allow(dead_code))]
+
 #[cfg(not(target_os = "linux"))]
 compile_error!("gimmal needs Linux: futexes, open-file-description locks, membarrier");
 
@@ -17,6 +20,8 @@ mod event;
 mod layout;
 #[cfg(not(loom))]
 mod lock;
+#[cfg(all(loom, test))]
+mod models;
 #[cfg(not(loom))]
 mod object;
 #[cfg(not(loom))]

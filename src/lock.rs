@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Lock is a CAS, unlock a Release store by the owner; whoever finds it HELD sleeps on the lock's event. DIED is stored
-//! by repair, under the admission lock, with proof of the death. That a holder is killed between unlock and notify is
+//! by repair, with proof of the death. That a holder is killed between unlock and notify is
 //! covered as in [`crate::event`].
 
 use core::fmt;
@@ -25,8 +25,9 @@ use crate::error::Error;
 use crate::event::{Event, Surroundings};
 use crate::object::{ElementType, Kind, Object, Shape};
 use crate::primitive::{AtomicU64, Ordering};
+use crate::ring::owned::Ids;
 use crate::segment::view::View;
-use crate::segment::{Attached, Segment, Wanted};
+use crate::segment::{Attached, Segment, Token, Wanted};
 
 /// Where the protected data lies in the object.
 pub(crate) const DATA_OFFSET: usize = 64;
@@ -170,7 +171,10 @@ impl<G> fmt::Display for LockError<G> {
 impl<G> std::error::Error for LockError<G> {}
 
 impl<T: Pod> Lock<T> {
-    const CHECK: () = assert!(align_of::<T>() <= 64, "gimmal: protected types may be aligned to at most 64 bytes");
+    const CHECK: () = {
+        assert!(align_of::<T>() <= 64, "gimmal: protected types may be aligned to at most 64 bytes");
+        assert!(size_of::<T>() <= u32::MAX as usize, "gimmal: protected types may have at most 4 GiB");
+    };
 
     fn shape() -> Shape {
         let () = Self::CHECK;
@@ -232,18 +236,19 @@ impl<T: Pod> Lock<T> {
     /// # Errors
     /// [`LockError::WouldBlock`]; [`LockError::OwnerDied`] comes with the guard.
     pub fn try_lock(&self) -> Result<LockGuard<T>, LockError<LockGuard<T>>> {
-        let id = self.attached.id();
-        if id == 0 {
+        let token = self.attached.token();
+        if token == Token::NOBODY {
             return Err(LockError::Detached);
         }
-        let ours = u64::from(std::process::id()) << 32 | HELD | u64::from(id);
+        let ours = u64::from(std::process::id()) << 32 | HELD | u64::from(token.id());
         let word = &self.header().word;
         let now = word.load(Ordering::Relaxed);
         // Acquire: what the previous holder wrote comes before what we read.
         if now & STATE == HELD || word.compare_exchange(now, ours, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            self.attached.in_vain();
             return Err(LockError::WouldBlock);
         }
-        let guard = LockGuard { lock: self.clone(), id };
+        let guard = LockGuard { lock: self.clone(), token };
         if now & STATE == DIED { Err(LockError::OwnerDied { guard, pid: (now >> 32) as u32 }) } else { Ok(guard) }
     }
 
@@ -318,7 +323,7 @@ impl<T: Pod> fmt::Debug for Lock<T> {
 pub struct LockGuard<T: Pod> {
     lock: Lock<T>,
     /// Who holds it: us, unless this is a copy in a fork child.
-    id: u16,
+    token: Token,
 }
 
 impl<T: Pod> Deref for LockGuard<T> {
@@ -339,7 +344,7 @@ impl<T: Pod> DerefMut for LockGuard<T> {
 
 impl<T: Pod> Drop for LockGuard<T> {
     fn drop(&mut self) {
-        if self.lock.attached.is_still(self.id) {
+        if self.lock.attached.is_still(self.token) {
             let header = self.lock.header();
             // Release: the next holder sees what we wrote. Only the owner leaves HELD.
             header.word.store(FREE, Ordering::Release);
@@ -374,12 +379,12 @@ impl<T: Pod, O: fmt::Debug> fmt::Debug for Over<T, O> {
     }
 }
 
-/// Takes a lock from participant `id`, which is gone; `false` if it did not hold it.
-pub(crate) fn abandon(view: &View, object: &Object, id: u16) -> bool {
+/// Takes a lock from a participant that is gone; `false` if none of them held it.
+pub(crate) fn abandon(view: &View, object: &Object, gone: &Ids) -> bool {
     // SAFETY: a checked object of this kind begins with a lock's header, inside the view's mapping.
     let header = unsafe { view.at(object.offset).cast::<Header>().as_ref() };
     let now = header.word.load(Ordering::Relaxed);
-    let held = now & STATE == HELD && now & OWNER == u64::from(id);
+    let held = now & STATE == HELD && gone.contains((now & OWNER) as u16);
     let died = now & !(STATE | OWNER) | DIED;
     // Release: what the dead holder wrote comes before what the next one reads.
     held && header.word.compare_exchange(now, died, Ordering::AcqRel, Ordering::Relaxed).is_ok()

@@ -2,7 +2,8 @@
 //!
 //! Under `cfg(loom)` everything here is loom's, so that the rings and the event can be explored without change;
 //! a futex becomes a mutex, a condition variable and a count of sleepers, and both fences become `fence(SeqCst)`,
-//! which is what the asymmetric pair amounts to (loom cannot express membarrier).
+//! which is what the asymmetric pair amounts to (loom cannot express membarrier). Models of what must hold without any
+//! fence use the asymmetric mode, whose light half is nothing.
 
 #[cfg(not(loom))]
 mod imp {
@@ -20,9 +21,9 @@ mod imp {
         /// # Safety
         /// The caller holds the claim on this payload.
         #[inline]
-        pub(crate) unsafe fn write(&self, value: T) {
-            // SAFETY: the claim makes this cell ours; the pointer comes from a live reference, so it is valid and aligned.
-            unsafe { self.0.get().cast::<T>().write(value) }
+        pub(crate) unsafe fn write(&self, value: &T) {
+            // SAFETY: the claim makes this cell ours; both pointers come from live references to different memory.
+            unsafe { self.0.get().cast::<T>().copy_from_nonoverlapping(value, 1) }
         }
 
         /// # Safety
@@ -55,9 +56,9 @@ mod imp {
             Self(UnsafeCell::new(value))
         }
 
-        pub(crate) unsafe fn write(&self, value: T) {
+        pub(crate) unsafe fn write(&self, value: &T) {
             // SAFETY: loom itself checks that nobody else is inside.
-            self.0.with_mut(|p| unsafe { p.write(value) })
+            self.0.with_mut(|p| unsafe { p.write(*value) })
         }
 
         pub(crate) unsafe fn read(&self) -> T {
@@ -67,7 +68,8 @@ mod imp {
     }
 
     /// A futex word as loom can explore it. `gate` orders the check of the word against a wake, as the kernel's
-    /// bucket lock does; `sleepers` and `tokens` count who may be woken and who has been.
+    /// bucket lock does, and wakes in the order of arrival, as the kernel does among equals: a wake meant for one
+    /// sleeper is never spent on a later one.
     pub(crate) struct FutexWord {
         word: AtomicU32,
         gate: Mutex<Gate>,
@@ -76,8 +78,8 @@ mod imp {
 
     #[derive(Default)]
     struct Gate {
-        sleepers: u32,
-        tokens: u32,
+        arrived: u32,
+        released: u32,
     }
 
     impl FutexWord {
@@ -94,23 +96,20 @@ mod imp {
             if self.word.load(core::sync::atomic::Ordering::Relaxed) != expected {
                 return Slept::Stale;
             }
-            gate.sleepers += 1;
-            while gate.tokens == 0 {
+            let place = gate.arrived;
+            gate.arrived += 1;
+            while gate.released <= place {
                 gate = self.bell.wait(gate).unwrap();
             }
-            gate.tokens -= 1;
             Slept::Woken
         }
 
         pub(crate) fn wake(&self, most: u32) -> u32 {
             let mut gate = self.gate.lock().unwrap();
-            let woken = most.min(gate.sleepers);
-            gate.sleepers -= woken;
-            gate.tokens += woken;
+            let woken = most.min(gate.arrived - gate.released);
+            gate.released += woken;
             drop(gate);
-            for _ in 0..woken {
-                self.bell.notify_one();
-            }
+            self.bell.notify_all();
             woken
         }
     }
@@ -134,7 +133,7 @@ pub(crate) enum FenceMode {
 /// The frequent half of the handshake: orders a commit before the look at who sleeps.
 #[inline(always)]
 pub(crate) fn light_fence(mode: FenceMode) {
-    if cfg!(loom) || mode == FenceMode::Full {
+    if mode == FenceMode::Full {
         fence(Ordering::SeqCst);
     } else {
         compiler_fence(Ordering::SeqCst);

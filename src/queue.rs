@@ -11,10 +11,10 @@ use crate::deadline::Deadline;
 use crate::error::{
     Error, RecvError, RecvTimeoutError, SendError, SendSliceError, SendTimeoutError, TryRecvError, TrySendError,
 };
+use crate::event::Surroundings;
 use crate::layout::ENTRY_DISCONNECT;
 use crate::object::{ElementType, Kind, Object, Shape};
-use crate::primitive::light_fence;
-use crate::ring::owned::{Cursor, Owned};
+use crate::ring::owned::{Cursor, Owned, Refused};
 use crate::ring::{self, Element};
 use crate::segment::{Attached, Segment, Side, Wanted};
 
@@ -23,9 +23,10 @@ use crate::segment::{Attached, Segment, Side, Wanted};
 /// *Order:* messages of one sender reach each receiver in the order in which they were sent; all together come out in the
 /// order in which their sends claimed their places, except that a receiver steps over one that is still being sent.
 ///
-/// *Progress:* sends and receives are lock-free; a sender or receiver that is stopped in the middle blocks nobody, it only
-/// costs its slot until it goes on. *A crash* of any participant at any instruction loses no message whose send has
-/// returned and repeats none whose receive has returned; a message that was being received goes to somebody else.
+/// *Progress:* sends and receives are lock-free; a sender or receiver that is stopped in the middle keeps nobody from going
+/// on around its slot, until, one round of the ring later, senders need that very slot and find the queue full. *A crash* of any participant at any instruction loses no message whose send has
+/// returned and repeats none whose receive has returned; a message that was being received goes to somebody else, who may
+/// have received later ones before. The blocked notice a death within 100 ms; nobody ever waits for the dead.
 ///
 /// `T` is any [`Pod`] type: plain bytes in which every bit pattern is a value, as other processes may write anything.
 /// Zero-sized types and types aligned to more than 64 bytes do not compile.
@@ -57,10 +58,10 @@ pub struct Queue<T> {
 /// How to create a [`Queue`] or [`SpscQueue`](crate::SpscQueue).
 ///
 /// ```
-/// use gimmal::{Queue, RecvError, Segment};
+/// use gimmal::{QueueOptions, RecvError, Segment};
 ///
 /// let segment = Segment::anonymous()?;
-/// let queue = Queue::<u8>::options().capacity(8).disconnect(true).create::<u8>(&segment, "q")?;
+/// let queue = QueueOptions::new().capacity(8).disconnect(true).create::<u8>(&segment, "q")?;
 /// let (sender, receiver) = (queue.sender()?, queue.receiver()?);
 /// sender.send(1)?;
 /// drop(sender); // the last one
@@ -75,9 +76,16 @@ pub struct QueueOptions {
     disconnect: bool,
 }
 
-impl QueueOptions {
-    pub(crate) fn new() -> Self {
+impl Default for QueueOptions {
+    fn default() -> Self {
         Self { capacity: 1024, disconnect: false }
+    }
+}
+
+impl QueueOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// Messages that fit, rounded up to a power of two; 1,024 by default.
@@ -87,7 +95,8 @@ impl QueueOptions {
     }
 
     /// End receives with `Disconnected` once there were senders and none is left (after the drain), and sends once there
-    /// were receivers and none is left. Off by default: who comes later may go on where the last one stopped.
+    /// were receivers and none is left. Off by default: who comes later may go on where the last one stopped. If the first
+    /// of several senders may be done before the last has begun, hold one more sender until all have.
     pub fn disconnect(mut self, disconnect: bool) -> Self {
         self.disconnect = disconnect;
         self
@@ -239,6 +248,9 @@ impl<T: Pod> fmt::Debug for Queue<T> {
     }
 }
 
+/// The most that one call receives.
+const BATCH: usize = 64;
+
 /// One end: a queue, a place in it, and the count of this process's ends.
 struct Endpoint<T: Pod> {
     queue: Queue<T>,
@@ -248,15 +260,17 @@ struct Endpoint<T: Pod> {
 
 impl<T: Pod> Endpoint<T> {
     fn new(queue: &Queue<T>, side: Side) -> Result<Self, Error> {
-        queue.channel.attached().enter(queue.channel.offset(), side)?;
+        if queue.channel.attached().id() == 0 {
+            return Err(Attached::detached());
+        }
+        queue.channel.attached().enter(queue.channel.offset(), side);
         Ok(Self { queue: queue.clone(), cursor: Cursor::default(), side })
     }
 }
 
 impl<T: Pod> Clone for Endpoint<T> {
     fn clone(&self) -> Self {
-        // In a fork child that cannot join this end is as detached as the one it was cloned from.
-        let _ = self.queue.channel.attached().enter(self.queue.channel.offset(), self.side);
+        self.queue.channel.attached().enter(self.queue.channel.offset(), self.side);
         Self { queue: self.queue.clone(), cursor: self.cursor.clone(), side: self.side }
     }
 }
@@ -294,6 +308,11 @@ impl<T: Pod> Sender<T> {
     /// [`TrySendError::Full`] and the others give the message back.
     #[inline]
     pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
+        self.attempt(&value).map_err(|refusal| refusal.with(value))
+    }
+
+    #[inline]
+    fn attempt(&self, value: &T) -> Result<(), TrySendError<()>> {
         self.push(value)?;
         self.end.queue.channel.committed(1);
         Ok(())
@@ -301,32 +320,47 @@ impl<T: Pod> Sender<T> {
 
     /// Everything of a send but the notification.
     #[inline]
-    fn push(&self, value: T) -> Result<(), TrySendError<T>> {
+    fn push(&self, value: &T) -> Result<(), TrySendError<()>> {
         let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
         let owner = channel.attached().id();
         if owner == 0 {
-            return Err(TrySendError::Detached(value));
+            return Err(TrySendError::Detached(()));
         }
         if channel.disconnects() && channel.nobody_left(Side::Receiver) {
-            return Err(TrySendError::Disconnected(value));
+            return Err(TrySendError::Disconnected(()));
         }
-        let Some(claim) = ring.claim_free(cursor, owner) else {
-            return Err(if channel.is_closing() { TrySendError::Closed(value) } else { TrySendError::Full(value) });
-        };
-        light_fence(channel.mode());
-        if channel.is_closing() {
-            ring.release(claim);
-            // A receiver may be waiting to learn whether something comes from this claim.
-            channel.wake_everybody();
-            return Err(TrySendError::Closed(value));
-        }
-        ring.write(&claim, value);
-        ring.commit(claim);
-        Ok(())
+        ring.push(cursor, owner, channel.mode(), value).map_err(|refused| self.refusal(refused))
     }
 
-    fn send_until(&self, value: T, deadline: Option<Deadline>) -> Result<(), SendTimeoutError<T>> {
-        self.end.queue.channel.send_blocking(value, deadline, |value| self.try_send(value))
+    #[cold]
+    fn refusal(&self, refused: Refused) -> TrySendError<()> {
+        let channel = &self.end.queue.channel;
+        match refused {
+            Refused::Full if channel.is_closing() => TrySendError::Closed(()),
+            Refused::Full => {
+                if self.end.cursor.in_vain() {
+                    channel.attached().look();
+                }
+                TrySendError::Full(())
+            }
+            Refused::Closed => {
+                // A receiver may be waiting to learn whether something comes from the claim.
+                channel.wake_everybody();
+                TrySendError::Closed(())
+            }
+        }
+    }
+
+    /// The slow path of every blocking send.
+    fn send_until(&self, value: &T, deadline: Option<Deadline>) -> Result<(), SendTimeoutError<()>> {
+        let Queue { channel, ring } = &self.end.queue;
+        let sent = channel.send_blocking(deadline, || self.attempt(value));
+        // Slots are released in any order, and filled in one: whoever was woken for a slot behind one that is still being
+        // read went back to sleep. With the slot in front the one behind has become usable, too.
+        if sent.is_ok() && !ring.is_full() {
+            channel.released(1);
+        }
+        sent
     }
 
     /// Sends, waiting for room as long as it takes: spinning for some microseconds, then asleep.
@@ -335,9 +369,9 @@ impl<T: Pod> Sender<T> {
     /// [`SendError::Closed`] and the others give the message back.
     #[inline]
     pub fn send(&self, value: T) -> Result<(), SendError<T>> {
-        match self.try_send(value) {
+        match self.attempt(&value) {
             Ok(()) => Ok(()),
-            Err(_) => no_deadline(self.send_until(value, None)),
+            Err(_) => no_deadline(self.send_until(&value, None)).map_err(|e| e.with(value)),
         }
     }
 
@@ -346,7 +380,10 @@ impl<T: Pod> Sender<T> {
     /// # Errors
     /// [`SendTimeoutError::Timeout`] and the others give the message back: it was not sent.
     pub fn send_timeout(&self, value: T, timeout: Duration) -> Result<(), SendTimeoutError<T>> {
-        self.send_until(value, Deadline::after(timeout))
+        match self.attempt(&value) {
+            Ok(()) => Ok(()),
+            Err(_) => self.send_until(&value, Deadline::after(timeout)).map_err(|e| e.with(value)),
+        }
     }
 
     /// Sends, waiting for room until `deadline`.
@@ -354,7 +391,10 @@ impl<T: Pod> Sender<T> {
     /// # Errors
     /// As for [`Sender::send_timeout`].
     pub fn send_deadline(&self, value: T, deadline: Instant) -> Result<(), SendTimeoutError<T>> {
-        self.send_until(value, Deadline::at(deadline))
+        match self.attempt(&value) {
+            Ok(()) => Ok(()),
+            Err(_) => self.send_until(&value, Deadline::at(deadline)).map_err(|e| e.with(value)),
+        }
     }
 
     /// Sends as many of `values` as there is room for now, in order, and says how many. Other senders' messages may come
@@ -364,22 +404,22 @@ impl<T: Pod> Sender<T> {
     /// Only if not even one could be sent, and not for want of room: that is `Ok(0)`.
     pub fn try_send_slice(&self, values: &[T]) -> Result<usize, SendError<()>> {
         let mut sent = 0;
-        let reason = loop {
-            let Some(&value) = values.get(sent) else { break None };
+        let mut reason = None;
+        while let (Some(value), None) = (values.get(sent), reason) {
             match self.push(value) {
                 Ok(()) => sent += 1,
-                Err(TrySendError::Full(_)) => break None,
-                Err(TrySendError::Closed(_)) => break Some(SendError::Closed(())),
-                Err(TrySendError::Disconnected(_)) => break Some(SendError::Disconnected(())),
-                Err(TrySendError::Detached(_)) => break Some(SendError::Detached(())),
+                Err(e) => reason = Some(e),
             }
-        };
+        }
         if sent > 0 {
             self.end.queue.channel.committed(sent);
+            return Ok(sent);
         }
         match reason {
-            Some(reason) if sent == 0 => Err(reason),
-            _ => Ok(sent),
+            None | Some(TrySendError::Full(())) => Ok(0),
+            Some(TrySendError::Closed(())) => Err(SendError::Closed(())),
+            Some(TrySendError::Disconnected(())) => Err(SendError::Disconnected(())),
+            Some(TrySendError::Detached(())) => Err(SendError::Detached(())),
         }
     }
 
@@ -390,20 +430,11 @@ impl<T: Pod> Sender<T> {
     pub fn send_slice(&self, values: &[T]) -> Result<(), SendSliceError> {
         let mut sent = 0;
         while sent < values.len() {
-            sent += match self.try_send_slice(&values[sent..]) {
-                Ok(0) => match self.send(values[sent]) {
-                    Ok(()) => 1,
-                    Err(SendError::Closed(_)) => return Err(SendSliceError { sent, reason: SendError::Closed(()) }),
-                    Err(SendError::Disconnected(_)) => {
-                        return Err(SendSliceError { sent, reason: SendError::Disconnected(()) });
-                    }
-                    Err(SendError::Detached(_)) => {
-                        return Err(SendSliceError { sent, reason: SendError::Detached(()) });
-                    }
-                },
-                Ok(n) => n,
-                Err(reason) => return Err(SendSliceError { sent, reason }),
+            let more = match self.try_send_slice(&values[sent..]) {
+                Ok(0) => no_deadline(self.send_until(&values[sent], None)).map(|()| 1),
+                result => result,
             };
+            sent += more.map_err(|reason| SendSliceError { sent, reason })?;
         }
         Ok(())
     }
@@ -458,14 +489,7 @@ impl<T: Pod> Receiver<T> {
         if owner == 0 {
             return Err(TryRecvError::Detached);
         }
-        match ring.claim_full(cursor, owner) {
-            Ok(claim) => {
-                let value = ring.read(&claim);
-                ring.release(claim);
-                Ok(value)
-            }
-            Err(_) => self.pop_or_reason(owner),
-        }
+        ring.pop(cursor, owner).or_else(|_| self.pop_or_reason(owner))
     }
 
     /// Why there is nothing. `Closed` and `Disconnected` must be true *before* the decisive look at the ring.
@@ -475,18 +499,16 @@ impl<T: Pod> Receiver<T> {
         let closed = channel.is_closed();
         let alone = channel.disconnects() && channel.nobody_left(Side::Sender);
         if !closed && !alone {
+            if cursor.in_vain() {
+                channel.attached().look();
+            }
             return Err(TryRecvError::Empty);
         }
-        match ring.claim_full(cursor, owner) {
-            Ok(claim) => {
-                let value = ring.read(&claim);
-                ring.release(claim);
-                Ok(value)
-            }
-            Err(empty) if empty.pending => Err(TryRecvError::Empty),
-            Err(_) if closed => Err(TryRecvError::Closed),
-            Err(_) => Err(TryRecvError::Disconnected),
-        }
+        ring.pop(cursor, owner).map_err(|empty| match empty.pending {
+            true => TryRecvError::Empty,
+            false if closed => TryRecvError::Closed,
+            false => TryRecvError::Disconnected,
+        })
     }
 
     fn recv_until(&self, deadline: Option<Deadline>) -> Result<T, RecvTimeoutError> {
@@ -510,7 +532,10 @@ impl<T: Pod> Receiver<T> {
     /// # Errors
     /// [`RecvTimeoutError::Timeout`]: nothing was taken. The others come after the last message.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
-        self.recv_until(Deadline::after(timeout))
+        match self.try_recv() {
+            Ok(value) => Ok(value),
+            Err(_) => self.recv_until(Deadline::after(timeout)),
+        }
     }
 
     /// Receives, waiting for a message until `deadline`.
@@ -518,37 +543,46 @@ impl<T: Pod> Receiver<T> {
     /// # Errors
     /// As for [`Receiver::recv_timeout`].
     pub fn recv_deadline(&self, deadline: Instant) -> Result<T, RecvTimeoutError> {
-        self.recv_until(Deadline::at(deadline))
+        match self.try_recv() {
+            Ok(value) => Ok(value),
+            Err(_) => self.recv_until(Deadline::at(deadline)),
+        }
     }
 
-    /// Appends at most `most` of the messages that are there now to `buffer` and says how many. Wakes senders once for
-    /// all.
+    /// Appends at most `most` of the messages that are there now to `buffer` and says how many: up to 64 at a time. Wakes
+    /// senders once for all.
     ///
     /// # Errors
     /// Only if there is not even one message. `most` of 0 is `Ok(0)`.
     pub fn try_recv_many(&self, buffer: &mut Vec<T>, most: usize) -> Result<usize, TryRecvError> {
+        let most = most.min(BATCH);
+        if most == 0 {
+            return Ok(0);
+        }
+        // Room first: a message that was taken must have a place to go, whatever the allocator does.
+        buffer.reserve(most);
+        let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
+        let owner = channel.attached().id();
+        if owner == 0 {
+            return Err(TryRecvError::Detached);
+        }
+        // Read first, release at the end: until then all of them would go to somebody else if we died.
+        let mut claims = [const { None }; BATCH];
         let mut received = 0;
-        let reason = loop {
-            if received == most {
-                break None;
-            }
-            // Room first: a message that was taken must have a place to go, whatever the allocator does.
-            buffer.reserve(1);
-            match self.pop() {
-                Ok(value) => {
-                    buffer.push(value);
-                    received += 1;
-                }
-                Err(e) => break Some(e),
-            }
-        };
-        if received > 0 {
-            self.end.queue.channel.released(received);
+        while received < most
+            && let Ok(claim) = ring.claim_full(cursor, owner)
+        {
+            buffer.push(ring.read(&claim));
+            claims[received] = Some(claim);
+            received += 1;
         }
-        match reason {
-            Some(reason) if received == 0 => Err(reason),
-            _ => Ok(received),
+        if received == 0 {
+            buffer.push(self.pop_or_reason(owner)?);
+            received = 1;
         }
+        claims.into_iter().flatten().for_each(|claim| ring.release(claim));
+        channel.released(received);
+        Ok(received)
     }
 
     /// As [`Receiver::try_recv_many`], waiting for the first message as long as it takes.

@@ -13,6 +13,7 @@
 
 use crate::primitive::{AtomicU64, Ordering};
 use crate::ring::Roles;
+use crate::ring::owned::Ids;
 use crate::segment::Side;
 use crate::segment::repair::role_words;
 
@@ -73,18 +74,18 @@ impl<'a> Seat<'a> {
         self.leave(id, |_| before.0);
     }
 
-    /// Ends the hold of a participant that is gone.
-    pub(crate) fn release_for(&self, id: u16, died: bool) {
-        self.leave(id, |now| now & !(STATE | OWNER) | if died { DIED } else { CLOSED });
+    /// Ends the hold of a participant that is gone; `false` if none of them had it.
+    pub(crate) fn release_for(&self, gone: &Ids, died: bool) -> bool {
+        let owner = (self.0.load(Ordering::Relaxed) & OWNER) as u16;
+        gone.contains(owner) && self.leave(owner, |now| now & !(STATE | OWNER) | if died { DIED } else { CLOSED })
     }
 
     /// Does nothing if the seat is not `id`'s.
-    fn leave(&self, id: u16, next: impl Fn(u64) -> u64) {
+    fn leave(&self, id: u16, next: impl Fn(u64) -> u64) -> bool {
         let now = self.0.load(Ordering::Relaxed);
-        if now & STATE == HELD && now & OWNER == u64::from(id) {
-            // Release: whoever sees the seat empty sees the last commit. The CAS fails only if the seat is not ours.
-            let _ = self.0.compare_exchange(now, next(now), Ordering::AcqRel, Ordering::Relaxed);
-        }
+        let held = now & STATE == HELD && now & OWNER == u64::from(id);
+        // Release: whoever sees the seat empty sees the last commit. The CAS fails only if the seat is not `id`'s.
+        held && self.0.compare_exchange(now, next(now), Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// Whether somebody sat here and will send or receive no more.

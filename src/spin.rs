@@ -2,6 +2,8 @@
 
 use core::cell::UnsafeCell;
 
+use crossbeam_utils::Backoff;
+
 use crate::primitive::Ordering;
 use crate::primitive::private::AtomicBool;
 
@@ -35,9 +37,15 @@ impl<T> Spin<T> {
 
     /// Takes the lock for longer than a section; [`Spin::release`] gives it back.
     pub(crate) fn acquire(&self) {
+        let backoff = Backoff::new();
         while self.taken.swap(true, Ordering::Acquire) {
-            std::thread::yield_now();
+            backoff.snooze();
         }
+    }
+
+    /// Takes the lock if it is free now.
+    pub(crate) fn try_acquire(&self) -> bool {
+        !self.taken.swap(true, Ordering::Acquire)
     }
 
     /// Ends what [`Spin::acquire`] began, in the same thread or in a fork child's only one.

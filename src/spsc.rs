@@ -12,12 +12,14 @@ use crate::deadline::Deadline;
 use crate::error::{
     Error, RecvError, RecvTimeoutError, SendError, SendSliceError, SendTimeoutError, TryRecvError, TrySendError,
 };
+use crate::event::Surroundings;
 use crate::object::{ElementType, Kind, Object};
 use crate::queue::QueueOptions;
 use crate::ring::Element;
+use crate::ring::owned::VAIN_CALLS;
 use crate::ring::spsc::{Position, Spsc};
 use crate::seat::{Before, Seat};
-use crate::segment::{Attached, Segment, Side, Wanted};
+use crate::segment::{Attached, Segment, Side, Token, Wanted};
 
 /// A bounded queue of `T` with one sending and one receiving end, each held by one thread of one process at a time.
 ///
@@ -178,15 +180,14 @@ impl<T: Pod> fmt::Debug for SpscQueue<T> {
     }
 }
 
-/// No participant has this id.
-const NOBODY: u16 = u16::MAX;
-
 /// One end and its seat.
 struct Endpoint<T: Pod> {
     queue: SpscQueue<T>,
     side: Side,
-    /// The participant that sits: us, unless this is a fork child; [`NOBODY`] after getting up.
-    id: u16,
+    /// Who sits: us, unless this is a fork child; `None` after getting up.
+    sitter: Option<Token>,
+    /// Calls that found the ring full or empty.
+    vain: u32,
     /// What the seat's word said before we sat down.
     before: Before,
     /// Send, but not Sync.
@@ -195,41 +196,57 @@ struct Endpoint<T: Pod> {
 
 impl<T: Pod> Endpoint<T> {
     fn take(queue: &SpscQueue<T>, side: Side) -> Result<Self, Error> {
-        let (id, before) = Self::sit(&queue.channel, side)?;
-        Ok(Self { queue: queue.clone(), side, id, before, not_sync: PhantomData })
+        let (token, before) = Self::sit(&queue.channel, side)?;
+        Ok(Self { queue: queue.clone(), side, sitter: Some(token), vain: 0, before, not_sync: PhantomData })
     }
 
-    fn sit(channel: &Channel, side: Side) -> Result<(u16, Before), Error> {
+    fn sit(channel: &Channel, side: Side) -> Result<(Token, Before), Error> {
         let attached = channel.attached();
         let seat = Seat::of(&channel.header().roles, side);
         let mut repaired = false;
         loop {
-            let id = attached.id();
-            if id == 0 {
+            let token = attached.token();
+            if token == Token::NOBODY {
                 return Err(Attached::detached());
             }
-            match seat.take(id, std::process::id()) {
-                Ok(before) => return Ok((id, before)),
-                Err(held) if !repaired && !attached.alive(held.owner) => {
+            match seat.take(token.id(), std::process::id()) {
+                Ok(before) => return Ok((token, before)),
+                Err(held) if repaired || held.owner == token.id() => return Err(Error::SeatTaken { pid: held.pid }),
+                Err(_) => {
                     repaired = true;
                     attached.recover()?;
                 }
-                Err(held) => return Err(Error::SeatTaken { pid: held.pid }),
             }
         }
     }
 
     #[inline(always)]
     fn is_ours(&self) -> bool {
-        self.queue.channel.attached().is_still(self.id)
+        self.sitter.is_some_and(|sitter| self.queue.channel.attached().is_still(sitter))
+    }
+
+    /// In a fork child: sits down if the parent has got up.
+    #[cold]
+    fn sit_again(&mut self) -> Result<(), Error> {
+        let (token, before) = Self::sit(&self.queue.channel, self.side)?;
+        (self.sitter, self.before) = (Some(token), before);
+        Ok(())
+    }
+
+    /// Called when there was no room or no message: now and then looks whether somebody has died.
+    fn in_vain(&mut self) {
+        self.vain = self.vain.wrapping_add(1);
+        if self.vain.is_multiple_of(VAIN_CALLS) {
+            self.queue.channel.attached().look();
+        }
     }
 
     /// Leaves the seat as `how` says; nothing after the first time.
     fn get_up(&mut self, how: GetUp) {
-        if !self.is_ours() {
+        let Some(id) = self.sitter.take_if(|&mut sitter| self.queue.channel.attached().is_still(sitter)).map(Token::id)
+        else {
             return;
-        }
-        let id = core::mem::replace(&mut self.id, NOBODY);
+        };
         let seat = Seat::of(&self.queue.channel.header().roles, self.side);
         match how {
             GetUp::Close => {
@@ -290,8 +307,7 @@ impl<T: Pod> Sender<T> {
     /// In a fork child: sits down if the parent has got up.
     #[cold]
     fn reseat(&mut self) -> Result<(), SendError<()>> {
-        let sat = Endpoint::<T>::sit(&self.end.queue.channel, Side::Sender);
-        (self.end.id, self.end.before) = sat.map_err(|_| SendError::Detached(()))?;
+        self.end.sit_again().map_err(|_| SendError::Detached(()))?;
         self.position = self.end.queue.ring.sender_position();
         Ok(())
     }
@@ -302,23 +318,30 @@ impl<T: Pod> Sender<T> {
     /// [`TrySendError::Full`] and the others give the message back.
     #[inline]
     pub fn try_send(&mut self, value: T) -> Result<(), TrySendError<T>> {
+        self.attempt(&value).map_err(|refusal| refusal.with(value))
+    }
+
+    #[inline]
+    fn attempt(&mut self, value: &T) -> Result<(), TrySendError<()>> {
         match self.room() {
-            Ok(0) => Err(TrySendError::Full(value)),
+            Ok(0) => {
+                self.end.in_vain();
+                Err(TrySendError::Full(()))
+            }
             Ok(_) => {
                 self.end.queue.ring.write(&self.position, 0, value);
                 self.end.queue.ring.commit(&mut self.position, 1);
                 self.end.queue.channel.committed(1);
                 Ok(())
             }
-            Err(SendError::Closed(())) => Err(TrySendError::Closed(value)),
-            Err(SendError::Disconnected(())) => Err(TrySendError::Disconnected(value)),
-            Err(SendError::Detached(())) => Err(TrySendError::Detached(value)),
+            Err(reason) => Err(reason.into()),
         }
     }
 
-    fn send_until(&mut self, value: T, deadline: Option<Deadline>) -> Result<(), SendTimeoutError<T>> {
+    /// The slow path of every blocking send.
+    fn send_until(&mut self, value: &T, deadline: Option<Deadline>) -> Result<(), SendTimeoutError<()>> {
         let channel = self.end.queue.channel.clone();
-        channel.send_blocking(value, deadline, |value| self.try_send(value))
+        channel.send_blocking(deadline, || self.attempt(value))
     }
 
     /// Sends, waiting for room as long as it takes: spinning for some microseconds, then asleep.
@@ -327,9 +350,9 @@ impl<T: Pod> Sender<T> {
     /// [`SendError::Disconnected`] and the others give the message back.
     #[inline]
     pub fn send(&mut self, value: T) -> Result<(), SendError<T>> {
-        match self.try_send(value) {
+        match self.attempt(&value) {
             Ok(()) => Ok(()),
-            Err(_) => no_deadline(self.send_until(value, None)),
+            Err(_) => no_deadline(self.send_until(&value, None)).map_err(|e| e.with(value)),
         }
     }
 
@@ -338,7 +361,10 @@ impl<T: Pod> Sender<T> {
     /// # Errors
     /// [`SendTimeoutError::Timeout`] and the others give the message back: it was not sent.
     pub fn send_timeout(&mut self, value: T, timeout: Duration) -> Result<(), SendTimeoutError<T>> {
-        self.send_until(value, Deadline::after(timeout))
+        match self.attempt(&value) {
+            Ok(()) => Ok(()),
+            Err(_) => self.send_until(&value, Deadline::after(timeout)).map_err(|e| e.with(value)),
+        }
     }
 
     /// Sends, waiting for room until `deadline`.
@@ -346,7 +372,10 @@ impl<T: Pod> Sender<T> {
     /// # Errors
     /// As for [`Sender::send_timeout`].
     pub fn send_deadline(&mut self, value: T, deadline: Instant) -> Result<(), SendTimeoutError<T>> {
-        self.send_until(value, Deadline::at(deadline))
+        match self.attempt(&value) {
+            Ok(()) => Ok(()),
+            Err(_) => self.send_until(&value, Deadline::at(deadline)).map_err(|e| e.with(value)),
+        }
     }
 
     /// Sends as many of `values` as there is room for now, all at once, and says how many.
@@ -355,7 +384,7 @@ impl<T: Pod> Sender<T> {
     /// If none could be sent, and not for want of room: that is `Ok(0)`.
     pub fn try_send_slice(&mut self, values: &[T]) -> Result<usize, SendError<()>> {
         let count = self.room()?.min(values.len() as u64);
-        for (offset, &value) in (0..count).zip(values) {
+        for (offset, value) in (0..count).zip(values) {
             self.end.queue.ring.write(&self.position, offset, value);
         }
         if count > 0 {
@@ -372,7 +401,7 @@ impl<T: Pod> Sender<T> {
     pub fn send_slice(&mut self, values: &[T]) -> Result<(), SendSliceError> {
         let channel = self.end.queue.channel.clone();
         let mut sent = 0;
-        let all = channel.send_blocking((), None, |()| {
+        let all = channel.send_blocking(None, || {
             loop {
                 match self.try_send_slice(&values[sent..]) {
                     Ok(n) => sent += n,
@@ -439,8 +468,7 @@ impl<T: Pod> Receiver<T> {
     /// In a fork child: sits down if the parent has got up.
     #[cold]
     fn reseat(&mut self) -> Result<(), TryRecvError> {
-        let sat = Endpoint::<T>::sit(&self.end.queue.channel, Side::Receiver);
-        (self.end.id, self.end.before) = sat.map_err(|_| TryRecvError::Detached)?;
+        self.end.sit_again().map_err(|_| TryRecvError::Detached)?;
         self.position = self.end.queue.ring.receiver_position();
         Ok(())
     }
@@ -452,6 +480,7 @@ impl<T: Pod> Receiver<T> {
         let closed = channel.is_closed();
         let gone = channel.disconnects() && Seat::of(&channel.header().roles, Side::Sender).is_gone();
         if !closed && !gone {
+            self.end.in_vain();
             return Err(TryRecvError::Empty);
         }
         match ring.ready(&mut self.position) {
@@ -496,7 +525,10 @@ impl<T: Pod> Receiver<T> {
     /// # Errors
     /// [`RecvTimeoutError::Timeout`]: nothing was taken. The others come after the last message.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<T, RecvTimeoutError> {
-        self.recv_until(Deadline::after(timeout))
+        match self.try_recv() {
+            Ok(value) => Ok(value),
+            Err(_) => self.recv_until(Deadline::after(timeout)),
+        }
     }
 
     /// Receives, waiting for a message until `deadline`.
@@ -504,7 +536,10 @@ impl<T: Pod> Receiver<T> {
     /// # Errors
     /// As for [`Receiver::recv_timeout`].
     pub fn recv_deadline(&mut self, deadline: Instant) -> Result<T, RecvTimeoutError> {
-        self.recv_until(Deadline::at(deadline))
+        match self.try_recv() {
+            Ok(value) => Ok(value),
+            Err(_) => self.recv_until(Deadline::at(deadline)),
+        }
     }
 
     /// Whether a message is there, waiting for one for at most `timeout`; it is not taken. `true` also when the other end

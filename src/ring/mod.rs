@@ -7,7 +7,7 @@ use core::mem::{align_of, size_of};
 
 use crate::event::Event;
 use crate::layout::{LINE, Line, round_up};
-use crate::primitive::{AtomicU32, AtomicU64, Payload};
+use crate::primitive::{AtomicU32, AtomicU64, FenceMode, Ordering, Payload, heavy_fence};
 
 /// The shared state of one ring of either kind, in front of its slots. Valid when zero.
 #[repr(C)]
@@ -31,9 +31,44 @@ pub(crate) struct Header {
 pub(crate) struct Control {
     /// 0 open; 1 closing; 2 closed: every sender has either shown its claim or will see this word.
     pub(crate) closed: AtomicU32,
-    reserved: AtomicU32,
+    /// MPMC: bumped whenever somebody takes a role, after its bit is set.
+    pub(crate) arrivals: AtomicU32,
     /// MPMC: bumped by repair after it left ORPHAN slots. Receivers compare it with their own copy.
     pub(crate) repairs: AtomicU64,
+}
+
+/// Closing. A sender claims, executes the light fence, and looks at `closed`: set, it aborts. A closer stores 1, executes
+/// the heavy fence, and stores 2. After that fence every claim is visible or its sender will see `closed`, so a receiver
+/// that reads 2 and *then* finds the ring empty, with nothing still being written, knows that nothing will ever come. A
+/// closer that dies in between is followed by whoever reads 1.
+impl Control {
+    /// Whether senders must give up. Relaxed: ordered by the light fence before it.
+    #[inline(always)]
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closed.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether every sender that can still commit has shown its claim.
+    pub(crate) fn is_closed(&self, mode: FenceMode) -> bool {
+        // Acquire: pairs with the Release of 2; the look at the ring comes after.
+        match self.closed.load(Ordering::Acquire) {
+            0 => false,
+            1 => {
+                self.close(mode);
+                true
+            }
+            _ => true,
+        }
+    }
+
+    pub(crate) fn close(&self, mode: FenceMode) {
+        if self.closed.load(Ordering::Acquire) != 2 {
+            self.closed.store(1, Ordering::Relaxed);
+            heavy_fence(mode);
+            // Release: whoever reads 2 sees the claims that the fence has made visible.
+            self.closed.store(2, Ordering::Release);
+        }
+    }
 }
 
 /// See [`Header::roles`]. Changed at attach, detach and by repair.
@@ -65,7 +100,7 @@ impl Header {
         Box::new(Self {
             control: Line(Control {
                 closed: AtomicU32::new(0),
-                reserved: AtomicU32::new(0),
+                arrivals: AtomicU32::new(0),
                 repairs: AtomicU64::new(0),
             }),
             tail: Line(AtomicU64::new(0)),

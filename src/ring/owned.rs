@@ -26,7 +26,7 @@
 //!
 //! The claim of a FREE slot Acquires the release that freed it (its reader is done with the payload); the claim of a
 //! FULL one Acquires its commit. The looks of a walk are Acquire, so that the second look comes after the decisive
-//! first one. Hints are Relaxed: a wrong one costs steps, never truth.
+//! first one. A hint Releases the claims it stands for, and is Acquired by whoever jumps to it.
 //!
 //! # Bounds
 //!
@@ -39,11 +39,15 @@ use core::ptr::NonNull;
 
 use super::{Element, Header, Slot};
 use crate::layout::{SlotWord, state};
-use crate::primitive::{AtomicU64, Ordering, private};
+use crate::primitive::{AtomicU64, FenceMode, Ordering, light_fence, private};
 
 /// Steps a single claim may take beyond four laps, before it gives up as if the ring were full or empty. Walks of
 /// honest peers are far shorter.
 const SPARE_STEPS: u64 = 1 << 16;
+/// Calls that found the ring full or empty between two looks at the clock.
+pub(crate) const VAIN_CALLS: u32 = 256;
+/// How often a claim tries to be the one that gets an ORPHAN.
+const ORPHAN_TRIES: u32 = 64;
 /// Positions between two bumps of a shared hint while no rival is met.
 const HINT_PERIOD: u64 = 32;
 /// For how many claims after meeting a rival every claim bumps the shared hint.
@@ -55,6 +59,21 @@ pub(crate) struct Cursor {
     next: private::AtomicU64,
     rivals: private::AtomicU32,
     repairs: private::AtomicU64,
+    vain: private::AtomicU32,
+}
+
+impl Cursor {
+    #[cfg(any(test, loom))]
+    pub(crate) fn at(position: u64) -> Self {
+        Self { next: position.into(), ..Self::default() }
+    }
+
+    /// Every so many calls in vain, `true`: time to look whether somebody has died.
+    pub(crate) fn in_vain(&self) -> bool {
+        let vain = self.vain.load(Ordering::Relaxed).wrapping_add(1);
+        self.vain.store(vain, Ordering::Relaxed);
+        vain.is_multiple_of(VAIN_CALLS)
+    }
 }
 
 impl Clone for Cursor {
@@ -63,6 +82,7 @@ impl Clone for Cursor {
             next: self.next.load(Ordering::Relaxed).into(),
             rivals: private::AtomicU32::new(0),
             repairs: self.repairs.load(Ordering::Relaxed).into(),
+            vain: private::AtomicU32::new(0),
         }
     }
 }
@@ -81,7 +101,43 @@ pub(crate) struct Empty {
     pub(crate) pending: bool,
 }
 
-/// What a sweep for a dead participant found.
+/// Why a push did not happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// No slot is free.
+    Full,
+    /// The ring is closed. Somebody may have seen the claim that was given back: wake those who wait.
+    Closed,
+}
+
+/// A set of participant ids.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ids([u64; 8]);
+
+impl Ids {
+    pub(crate) fn insert(&mut self, id: u16) {
+        self.0[usize::from(id / 64) % 8] |= 1 << (id % 64);
+    }
+
+    pub(crate) fn contains(&self, id: u16) -> bool {
+        // An id beyond the table is a hostile peer's.
+        id < 512 && self.0[usize::from(id / 64)] & (1 << (id % 64)) != 0
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u16> + '_ {
+        (0..512).filter(|&id| self.contains(id))
+    }
+}
+
+impl FromIterator<u16> for Ids {
+    fn from_iter<I: IntoIterator<Item = u16>>(ids: I) -> Self {
+        let mut set = Self::default();
+        ids.into_iter().for_each(|id| set.insert(id));
+        set
+    }
+}
+
+/// What a sweep for dead participants found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Swept {
     /// Sends that never happened.
@@ -112,7 +168,7 @@ enum Relation {
     /// It belongs to the expected lap.
     Same,
     /// It is already this many laps further.
-    Ahead(u32),
+    Ahead(u64),
 }
 
 /// What a receiver's walk has come to.
@@ -141,7 +197,8 @@ impl<'a> Walk<'a> {
         if core::mem::replace(&mut self.consulted, true) {
             return false;
         }
-        let shared = self.hint.load(Ordering::Relaxed);
+        // Acquire: whoever jumps over positions unread must see that they were claimed, see `bump`.
+        let shared = self.hint.load(Ordering::Acquire);
         let further = (shared.wrapping_sub(self.position) as i64) > 0;
         if further {
             self.position = shared;
@@ -150,7 +207,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Moves on from a slot that somebody else has had, `laps` ahead of where we looked.
-    fn step(&mut self, words: &Words, laps: u32) {
+    fn step(&mut self, words: &Words, laps: u64) {
         self.met_rival = true;
         self.position = words.skip(self.position, laps);
         self.consult();
@@ -196,23 +253,23 @@ impl Words {
     }
 
     #[inline(always)]
-    fn lap(&self, position: u64) -> u32 {
-        (position >> self.shift) as u32
+    fn lap(&self, position: u64) -> u64 {
+        position >> self.shift
     }
 
     #[inline(always)]
     fn relate(&self, word: SlotWord, position: u64) -> Relation {
-        match word.lap().wrapping_sub(self.lap(position)) {
+        match word.ahead_of(self.lap(position)) {
             0 => Relation::Same,
-            distance if (distance as i32) < 0 => Relation::Behind,
-            distance => Relation::Ahead(distance),
+            ahead if ahead < 0 => Relation::Behind,
+            ahead => Relation::Ahead(ahead as u64),
         }
     }
 
     /// The next position worth a look when the slot at `position` is `laps` ahead. A slot in lap `l` means that its
     /// claim of lap `l-1` was made, hence every position up to there was claimed, hence all of lap `l-2` released.
-    fn skip(&self, position: u64, laps: u32) -> u64 {
-        let whole = u64::from(laps.saturating_sub(2)) << self.shift;
+    fn skip(&self, position: u64, laps: u64) -> u64 {
+        let whole = laps.saturating_sub(2) << self.shift;
         position.wrapping_add(whole).wrapping_add(1)
     }
 
@@ -247,9 +304,9 @@ impl Words {
             match self.relate(word, position) {
                 Relation::Same if word.state() == state::FREE => {
                     let taken = SlotWord::new(word.lap(), state::WRITING, owner);
-                    // Acquire: the reader that released this slot is done with its payload.
+                    // The look has Acquired the release that freed this slot.
                     let claim =
-                        self.word(position).compare_exchange(word.0, taken.0, Ordering::Acquire, Ordering::Relaxed);
+                        self.word(position).compare_exchange(word.0, taken.0, Ordering::Relaxed, Ordering::Relaxed);
                     if claim.is_ok() {
                         self.advance(cursor, &self.header().tail, position.wrapping_add(1), position, walk.met_rival);
                         return Some(Claim { position });
@@ -279,8 +336,10 @@ impl Words {
     fn bump(&self, hint: &AtomicU64, to: u64) {
         let now = hint.load(Ordering::Relaxed);
         if (to.wrapping_sub(now) as i64) > 0 {
-            // A lost race leaves a hint that lags, which is what hints may do.
-            let _ = hint.compare_exchange(now, to, Ordering::Relaxed, Ordering::Relaxed);
+            // Release: whoever follows the hint sees the claims before it; else a sender could commit beyond a claim that
+            // it cannot see yet, and find the ring empty afterwards. A lost race leaves a hint that lags, which is what
+            // hints may do.
+            let _ = hint.compare_exchange(now, to, Ordering::Release, Ordering::Relaxed);
         }
     }
 
@@ -306,17 +365,19 @@ impl Words {
         // Acquire: pairs with the bump in `sweep`, so that the ORPHAN words are there to be found.
         let repairs = self.header().control.repairs.load(Ordering::Acquire);
         if repairs != cursor.repairs.load(Ordering::Relaxed) {
-            if let Some(claim) = self.claim_orphan(owner) {
+            if let Some(claim) = self.claim_orphan(owner)? {
                 return Ok(claim);
             }
             cursor.repairs.store(repairs, Ordering::Relaxed);
         }
+        // AcqRel: Acquires the commit; Releases what we did before, so that whoever sees the message taken sees the commit of
+        // one before it that we had passed over, and does not say Empty.
         let position = cursor.next.load(Ordering::Relaxed);
         let full = SlotWord::new(self.lap(position), state::FULL, 0);
         let word = self.word(position);
         if word.load(Ordering::Relaxed) == full.0 {
             let taken = SlotWord::new(self.lap(position), state::READING, owner);
-            if word.compare_exchange(full.0, taken.0, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            if word.compare_exchange(full.0, taken.0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 self.advance(cursor, &self.header().head, position.wrapping_add(1), position, false);
                 return Ok(Claim { position });
             }
@@ -329,7 +390,9 @@ impl Words {
         let mut walk = Walk::new(position, &self.header().head);
         // The first slot passed over while WRITING, and how many there were.
         let (mut first, mut passed) = (position, 0_u64);
-        for _ in 0..self.budget() {
+        let mut budget = self.budget();
+        while budget > 0 {
+            budget -= 1;
             let position = walk.position;
             let word = self.load(position);
             let found = match (self.relate(word, position), word.state()) {
@@ -359,6 +422,7 @@ impl Words {
             };
             // The decisive look is done; now the second one.
             if passed > 0 && self.count_writing(first, position) != passed {
+                budget = budget.saturating_sub(position.wrapping_sub(first));
                 (walk.position, passed) = (first, 0);
                 continue;
             }
@@ -375,9 +439,9 @@ impl Words {
                 }
                 Found::Message => {
                     let taken = SlotWord::new(word.lap(), state::READING, owner);
-                    // Acquire: the payload was committed before FULL was stored.
+                    // The look has Acquired the commit. Release: see `claim_full`.
                     let claim =
-                        self.word(position).compare_exchange(word.0, taken.0, Ordering::Acquire, Ordering::Relaxed);
+                        self.word(position).compare_exchange(word.0, taken.0, Ordering::Release, Ordering::Relaxed);
                     if claim.is_ok() {
                         let next = oldest_due(position.wrapping_add(1));
                         self.advance(cursor, &self.header().head, next, position, walk.met_rival);
@@ -395,40 +459,37 @@ impl Words {
         let writing = |offset: &u64| {
             let position = from.wrapping_add(*offset);
             let word = self.load(position);
-            word.state() == state::WRITING && word.lap() == self.lap(position)
+            word.state() == state::WRITING && word.ahead_of(self.lap(position)) == 0
         };
         (0..length).filter(writing).count() as u64
     }
 
-    /// Claims the oldest message whose receiver died before its receive returned.
+    /// Claims the oldest message whose receiver died before its receive returned. `Err`: others were always faster.
     #[cold]
-    fn claim_orphan(&self, owner: u16) -> Option<Claim> {
-        loop {
+    fn claim_orphan(&self, owner: u16) -> Result<Option<Claim>, Empty> {
+        for _ in 0..ORPHAN_TRIES {
+            // Laps wrap; the distance to the head hint's lap orders those that coexist.
+            let head = self.lap(self.header().head.load(Ordering::Relaxed));
             let oldest = (0..self.capacity())
-                .filter_map(|index| {
-                    let word = self.load(index);
-                    // Laps wrap; the distance to the head hint's lap orders those that coexist.
-                    (word.state() == state::ORPHAN).then_some((word, index))
-                })
-                .min_by_key(|(word, index)| {
-                    let lap = word.lap().wrapping_sub(self.lap(self.header().head.load(Ordering::Relaxed)));
-                    (lap as i32, *index)
-                });
-            let (word, index) = oldest?;
+                .map(|index| (self.load(index), index))
+                .filter(|(word, _)| word.state() == state::ORPHAN)
+                .min_by_key(|(word, index)| (word.ahead_of(head), *index));
+            let Some((word, index)) = oldest else { return Ok(None) };
             let taken = SlotWord::new(word.lap(), state::READING, owner);
-            // Acquire: as for any committed message.
-            if self.word(index).compare_exchange(word.0, taken.0, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-                return Some(Claim { position: u64::from(word.lap()) << self.shift | index });
+            // The look has Acquired the sweep's Release, and with it what the dead receiver left as it was.
+            if self.word(index).compare_exchange(word.0, taken.0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                return Ok(Some(Claim { position: word.lap() << self.shift | index }));
             }
         }
+        Err(Empty { pending: true })
     }
 
-    /// Ends what `dead` had begun. The caller holds the admission lock and has proof of the death.
-    pub(crate) fn sweep(&self, dead: u16) -> Swept {
+    /// Ends what the `dead` had begun. The caller has proof of each death and is their only repairer.
+    pub(crate) fn sweep(&self, dead: &Ids) -> Swept {
         let mut swept = Swept::default();
         for index in 0..self.capacity() {
             let word = self.load(index);
-            if word.owner() != dead {
+            if !dead.contains(word.owner()) {
                 continue;
             }
             let (next, count) = match word.state() {
@@ -437,7 +498,7 @@ impl Words {
                 _ => continue,
             };
             // Release: whoever claims the slot next comes after the dead owner's accesses. The CAS cannot fail among
-            // honest peers: only the dead owner or a holder of the admission lock would change this word.
+            // honest peers: only the dead owner or its repairer would change this word.
             if self.word(index).compare_exchange(word.0, next.0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 *count += 1;
             }
@@ -523,9 +584,33 @@ impl<T: Copy> Owned<T> {
         unsafe { self.words.address(claim.position).cast::<Slot<T>>().as_ref() }
     }
 
+    /// Claims, writes and commits: everything of a send but the notification.
+    #[inline]
+    pub(crate) fn push(&self, cursor: &Cursor, owner: u16, mode: FenceMode, value: &T) -> Result<(), Refused> {
+        let Some(claim) = self.claim_free(cursor, owner) else { return Err(Refused::Full) };
+        // See `Control`: the claim is visible to a closer, or we see that it is closing.
+        light_fence(mode);
+        if self.header().control.is_closing() {
+            self.release(claim);
+            return Err(Refused::Closed);
+        }
+        self.write(&claim, value);
+        self.commit(claim);
+        Ok(())
+    }
+
+    /// Claims, reads and releases: everything of a receive but the notification.
+    #[inline]
+    pub(crate) fn pop(&self, cursor: &Cursor, owner: u16) -> Result<T, Empty> {
+        let claim = self.claim_full(cursor, owner)?;
+        let value = self.read(&claim);
+        self.release(claim);
+        Ok(value)
+    }
+
     /// Writes the payload of a slot claimed by [`Words::claim_free`].
     #[inline]
-    pub(crate) fn write(&self, claim: &Claim, value: T) {
+    pub(crate) fn write(&self, claim: &Claim, value: &T) {
         // SAFETY: a claim exists only between a successful CAS and the commit or release that consumes it.
         unsafe { self.slot(claim).payload.write(value) }
     }
@@ -537,3 +622,6 @@ impl<T: Copy> Owned<T> {
         unsafe { self.slot(claim).payload.read() }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

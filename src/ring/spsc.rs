@@ -112,7 +112,7 @@ impl<T: Copy> Spsc<T> {
 
     /// Writes the payload `offset` places beyond the last commit; the caller has seen more `room` than that.
     #[inline]
-    pub(crate) fn write(&self, position: &Position, offset: u64, value: T) {
+    pub(crate) fn write(&self, position: &Position, offset: u64, value: &T) {
         // SAFETY: between `tail` and `head + capacity` the slots are the sender's, and `&mut End` makes us the sender.
         unsafe { self.payload(position.own.wrapping_add(offset)).write(value) }
     }
@@ -152,3 +152,6 @@ pub(crate) fn len(header: &Header, capacity: u64) -> u64 {
     let head = header.head.load(Ordering::Acquire);
     header.tail.load(Ordering::Acquire).wrapping_sub(head).min(capacity)
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

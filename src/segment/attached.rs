@@ -2,11 +2,11 @@
 //! handle.
 
 use core::ptr::NonNull;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::membership::{Membership, Side};
+use super::membership::{Membership, Side, Token};
 use super::name::{self, Name};
 use super::repair::{self, Recovered};
 use super::view::View;
@@ -15,10 +15,11 @@ use crate::error::Error;
 use crate::event::{LOOK, Surroundings};
 use crate::layout::{FLAG_ANONYMOUS, FLAG_PERSIST, LINE, NAME_BYTES};
 use crate::object::{Object, Shape};
-use crate::primitive::private::AtomicU64;
+use crate::primitive::private::{AtomicU32, AtomicU64};
 use crate::primitive::{FenceMode, Ordering};
-use crate::ring::Roles;
-use crate::sys::{clock, file, lease, membarrier};
+use crate::ring::Header;
+use crate::ring::owned::{Ids, VAIN_CALLS};
+use crate::sys::{Errno, clock, file, lease, membarrier};
 
 /// Byte 0 of the lock range: whoever holds it joins, leaves, creates objects or repairs.
 const ADMISSION: u16 = 0;
@@ -33,6 +34,8 @@ pub(crate) struct Attached {
     membership: &'static Membership,
     /// When some thread of ours last looked at the leases.
     looked: AtomicU64,
+    /// Attempts on locks that were held.
+    vain: AtomicU32,
     mode: FenceMode,
 }
 
@@ -55,47 +58,51 @@ impl Drop for Admission<'_> {
 impl<'a> Admission<'a> {
     /// Waits for the lock, at most [`ADMISSION_PATIENCE`].
     fn wait(lease: BorrowedFd<'a>, membership: &'static Membership) -> Result<Self, Error> {
-        let patience = Deadline::now().plus(ADMISSION_PATIENCE);
-        let mut pause = Duration::from_micros(20);
-        membership.admission.acquire();
-        loop {
-            match lease::try_lock(lease, ADMISSION) {
-                Ok(true) => return Ok(Self { lease, membership }),
-                Ok(false) if !patience.is_some_and(Deadline::passed) => {
-                    std::thread::sleep(pause);
-                    pause = (pause * 2).min(Duration::from_millis(1));
-                }
-                refused => {
-                    membership.admission.release();
-                    return Err(match refused {
-                        Err(e) => Error::Io { action: "lock the segment for admission", source: e.into() },
-                        Ok(_) => Error::Busy { waited: ADMISSION_PATIENCE },
-                    });
-                }
+        wait_for_admission(|| {
+            if !membership.admission.try_acquire() {
+                return Ok(false);
+            }
+            let locked = lease::try_lock(lease, ADMISSION);
+            if locked != Ok(true) {
+                membership.admission.release();
+            }
+            locked
+        })?;
+        Ok(Self { lease, membership })
+    }
+}
+
+/// Calls `try_lock` until it says yes, at most for [`ADMISSION_PATIENCE`].
+fn wait_for_admission(try_lock: impl Fn() -> Result<bool, Errno>) -> Result<(), Error> {
+    let patience = Deadline::now().plus(ADMISSION_PATIENCE);
+    let mut pause = Duration::from_micros(20);
+    loop {
+        match try_lock() {
+            Ok(true) => return Ok(()),
+            Err(e) => return Err(Error::Io { action: "lock the segment for admission", source: e.into() }),
+            Ok(false) if patience.is_some_and(Deadline::passed) => {
+                return Err(Error::Busy { waited: ADMISSION_PATIENCE });
+            }
+            Ok(false) => {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(1));
             }
         }
     }
-
-    /// Takes the lock if it is free now.
-    fn now(lease: BorrowedFd<'a>, membership: &'static Membership) -> Option<Self> {
-        membership.admission.acquire();
-        if matches!(lease::try_lock(lease, ADMISSION), Ok(true)) {
-            return Some(Self { lease, membership });
-        }
-        membership.admission.release();
-        None
-    }
 }
 
-/// A new participant's id and the description that holds its lease.
-struct Joined {
-    id: u16,
-    lease: OwnedFd,
+/// How a process comes to join.
+enum Joining<'a> {
+    /// A new segment; this gives it its name when it is already ours.
+    Fresh(Link<'a>),
+    /// An existing one. If nobody living is attached to it, and it does not persist, it counts as gone.
+    Existing,
+    /// The same one as before, in a fork child.
+    Again,
 }
 
 impl Attached {
-    /// Joins an open segment. One that nobody living is attached to, unless it persists, counts as gone: its name is
-    /// removed. `link` gives a new segment its name while it is already ours.
+    /// Joins a segment. `link` gives a new one its name.
     pub(crate) fn join(
         view: View,
         file: OwnedFd,
@@ -103,53 +110,47 @@ impl Attached {
         link: Option<Link<'_>>,
     ) -> Result<Arc<Self>, Error> {
         let membership = Membership::acquire();
-        let joined = Self::admit(&view, &file, name.as_ref(), link.is_some(), membership);
-        let joined = joined.and_then(|joined| {
-            if let Some(link) = link {
-                link(&file)?;
-            }
-            Ok(joined)
-        });
-        let joined = match joined {
-            Ok(joined) => joined,
+        let how = link.map_or(Joining::Existing, Joining::Fresh);
+        match Self::admit(&view, &file, name.as_ref(), how, membership) {
+            Ok(id) => membership.become_participant(id, |_| {}),
             Err(e) => {
                 membership.give_back();
                 return Err(e);
             }
-        };
+        }
         let mode = view.geometry().fence_mode();
-        membership.lease.store(joined.lease.into_raw_fd(), Ordering::Relaxed);
-        membership.id.store(u32::from(joined.id), Ordering::Relaxed);
-        Ok(Arc::new(Self { view, file, name, membership, looked: AtomicU64::new(0), mode }))
+        Ok(Arc::new(Self { view, file, name, membership, looked: AtomicU64::new(0), vain: AtomicU32::new(0), mode }))
     }
 
+    /// Takes a participant id and its lease, which the membership keeps; the caller closes it on failure.
     fn admit(
         view: &View,
         file: &OwnedFd,
         name: Option<&Name>,
-        fresh: bool,
+        how: Joining<'_>,
         membership: &'static Membership,
-    ) -> Result<Joined, Error> {
-        let io = |action| move |e: crate::sys::Errno| Error::Io { action, source: e.into() };
-        let own = file::reopen(file.as_fd()).map_err(io("reopen the segment through /proc/self/fd"))?;
+    ) -> Result<u16, Error> {
         if view.geometry().fence_mode() == FenceMode::Asymmetric && !membarrier::register() {
             return Err(Error::Fence);
         }
-        let admission = Admission::wait(own.as_fd(), membership)?;
-        if !fresh {
-            if let Some(name) = name {
-                let gone = !repair::still_linked(view, own.as_fd());
-                let abandoned = || !view.joined().any(|id| repair::alive(own.as_fd(), id));
-                if gone || !view.geometry().has(FLAG_PERSIST) && abandoned() {
-                    remove_if_same(view, own.as_fd(), name);
-                    return Err(name.not_found());
-                }
+        let own = membership
+            .open_lease(file.as_fd())
+            .map_err(|e| Error::Io { action: "reopen the segment through /proc/self/fd", source: e.into() })?;
+        let admission = Admission::wait(own, membership)?;
+        if let (Joining::Existing, Some(name)) = (&how, name) {
+            if !repair::still_linked(view, own) {
+                return Err(name.not_found());
             }
-            repair::repair(view, own.as_fd(), 0);
+            let abandoned = || !view.joined().any(|id| repair::alive(own, id));
+            if !view.geometry().has(FLAG_PERSIST) && abandoned() {
+                remove_if_same(view, own, name)?;
+                return Err(name.not_found());
+            }
         }
+        repair::repair(view, own, 0, membership);
         let id = (1..=view.max_participants())
             .filter(|&id| view.participant(id).state.load(Ordering::Relaxed) == 0)
-            .find(|&id| matches!(lease::try_lock(own.as_fd(), id), Ok(true)))
+            .find(|&id| matches!(lease::try_lock(own, id), Ok(true)))
             .ok_or(Error::NoParticipantSlot { maximum: view.max_participants() })?;
         let entry = view.participant(id);
         entry.pid.store(std::process::id(), Ordering::Relaxed);
@@ -158,8 +159,11 @@ impl Attached {
         // Release: whoever sees the entry joined sees its fields. The lease is held already.
         entry.state.store(1, Ordering::Release);
         view.header().membership.fetch_add(1, Ordering::Release);
+        if let Joining::Fresh(link) = how {
+            link(file)?;
+        }
         drop(admission);
-        Ok(Joined { id, lease: own })
+        Ok(id)
     }
 
     pub(crate) fn view(&self) -> &View {
@@ -174,54 +178,47 @@ impl Attached {
         self.file.as_fd()
     }
 
-    /// Our participant id; 0 if this is a fork child that could not join.
+    /// Who we are; nobody if this is a fork child that could not join.
     #[inline(always)]
-    pub(crate) fn id(&self) -> u16 {
-        match self.membership.id.load(Ordering::Relaxed) as u16 {
-            0 => self.rejoin(),
-            id => id,
+    pub(crate) fn token(&self) -> Token {
+        match self.membership.token() {
+            Token::NOBODY => self.rejoin(),
+            token => token,
         }
     }
 
-    /// Whether `id` is still who we are: not in a fork child.
+    /// Our participant id, or 0.
     #[inline(always)]
-    pub(crate) fn is_still(&self, id: u16) -> bool {
-        self.membership.id.load(Ordering::Relaxed) == u32::from(id)
+    pub(crate) fn id(&self) -> u16 {
+        self.token().id()
+    }
+
+    /// Whether we are still who we were: not in a fork child.
+    #[inline(always)]
+    pub(crate) fn is_still(&self, token: Token) -> bool {
+        self.membership.token() == token
     }
 
     /// Joins anew in a fork child.
     #[cold]
-    fn rejoin(&self) -> u16 {
-        static REJOINING: crate::spin::Spin<()> = crate::spin::Spin::new(());
-        REJOINING.with(|()| {
-            let id = self.membership.id.load(Ordering::Relaxed) as u16;
-            if id != 0 {
-                return id;
-            }
-            // Only a living parent or sibling keeps a named segment from counting as abandoned, which is right here too.
-            let Ok(joined) = Self::admit(&self.view, &self.file, self.name.as_ref(), false, self.membership) else {
-                return 0;
-            };
-            self.membership.roles.with(|roles| {
-                for role in roles.iter() {
-                    repair::set_role(self.roles_at(role.ring), role.side, joined.id);
+    fn rejoin(&self) -> Token {
+        self.membership.rejoining.with(|()| {
+            if self.membership.token() == Token::NOBODY {
+                match Self::admit(&self.view, &self.file, self.name.as_ref(), Joining::Again, self.membership) {
+                    Ok(id) => self.membership.become_participant(id, |role| {
+                        repair::set_role(self.header_at(role.ring), role.side, id);
+                    }),
+                    Err(_) => self.membership.close_lease(),
                 }
-            });
-            self.membership.lease.store(joined.lease.into_raw_fd(), Ordering::Relaxed);
-            self.membership.id.store(u32::from(joined.id), Ordering::Relaxed);
-            joined.id
+            }
+            self.membership.token()
         })
     }
 
     /// Our lease's description, if we are a participant.
-    fn lease(&self) -> Option<BorrowedFd<'_>> {
-        if self.id() == 0 {
-            return None;
-        }
-        let fd = self.membership.lease.load(Ordering::Relaxed);
-        // SAFETY: the descriptor is closed only when the last handle is dropped, or by the fork handler, which also
-        // replaces it by -1 before any other code of the child runs.
-        (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) })
+    fn lease(&self) -> Result<BorrowedFd<'_>, Error> {
+        let attached = self.token() != Token::NOBODY;
+        self.membership.lease().filter(|_| attached).ok_or_else(Self::detached)
     }
 
     /// Why a fork child cannot go on.
@@ -234,14 +231,13 @@ impl Attached {
 
     /// Whether another participant lives, by its lease. Our own lease is ours, so we do.
     pub(crate) fn alive(&self, id: u16) -> bool {
-        id == self.id() || self.lease().is_none_or(|own| repair::alive(own, id))
+        id == self.id() || self.lease().map_or(true, |own| repair::alive(own, id))
     }
 
     /// Repairs after everybody whose death the kernel proves.
     pub(crate) fn recover(&self) -> Result<Recovered, Error> {
-        let lease = self.lease().ok_or_else(Self::detached)?;
-        let _admission = Admission::wait(lease, self.membership)?;
-        Ok(repair::repair(&self.view, lease, self.id()))
+        let lease = self.lease()?;
+        Ok(repair::repair(&self.view, lease, self.id(), self.membership))
     }
 
     /// The object of this name, if it is there and as asked for.
@@ -273,7 +269,7 @@ impl Attached {
                 found => return found,
             }
         }
-        let lease = self.lease().ok_or_else(Self::detached)?;
+        let lease = self.lease()?;
         let _admission = Admission::wait(lease, self.membership)?;
         let geometry = self.view.geometry();
         let (mut end, mut count) = (geometry.heap as usize, 0);
@@ -322,32 +318,28 @@ impl Attached {
         (geometry.size as usize).saturating_sub(ends.max().unwrap_or(geometry.heap as usize)) & !(LINE - 1)
     }
 
-    fn roles_at(&self, ring: usize) -> &Roles {
+    fn header_at(&self, ring: usize) -> &Header {
         // SAFETY: `ring` is the offset of a checked object's ring header; all fields are atomics.
-        unsafe { &self.view.at(ring).cast::<crate::ring::Header>().as_ref().roles }
+        unsafe { self.view.at(ring).cast::<Header>().as_ref() }
     }
 
-    /// Counts a handle on an end of an MPMC ring.
-    pub(crate) fn enter(&self, ring: usize, side: Side) -> Result<(), Error> {
-        match self.id() {
-            0 => Err(Self::detached()),
-            id => {
-                if self.membership.add_role(ring, side) {
-                    repair::set_role(self.roles_at(ring), side, id);
-                }
-                Ok(())
-            }
+    /// Counts a handle on an end of an MPMC ring. In a fork child that cannot join, the segment does not learn of it.
+    pub(crate) fn enter(&self, ring: usize, side: Side) {
+        self.membership.add_role(ring, side, |id| repair::set_role(self.header_at(ring), side, id));
+    }
+
+    /// Called when an attempt on a lock was in vain: now and then looks whether its holder has died.
+    pub(crate) fn in_vain(&self) {
+        if self.vain.fetch_add(1, Ordering::Relaxed).is_multiple_of(VAIN_CALLS) {
+            self.look();
         }
     }
 
     /// Discounts it; `true` if it was this process's last on that end.
     pub(crate) fn exit(&self, ring: usize, side: Side) -> bool {
-        let last = self.membership.drop_role(ring, side);
-        let id = self.membership.id.load(Ordering::Relaxed) as u16;
-        if last && id != 0 {
-            repair::clear_role(self.roles_at(ring), side, id);
-        }
-        last
+        self.membership.drop_role(ring, side, |id| {
+            repair::clear_role(self.header_at(ring), side, id);
+        })
     }
 }
 
@@ -365,30 +357,22 @@ impl Surroundings for Attached {
         let now = Deadline::now().0;
         let last = self.looked.load(Ordering::Relaxed);
         let due = now.saturating_sub(last) >= LOOK.as_nanos() as u64 / 2;
-        if !due || self.looked.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err() {
-            return;
-        }
-        let (id, Some(lease)) = (self.id(), self.lease()) else { return };
-        let somebody_died = self.view.joined().any(|other| other != id && !repair::alive(lease, other));
-        if somebody_died && let Some(_admission) = Admission::now(lease, self.membership) {
-            repair::repair(&self.view, lease, id);
+        if due && self.looked.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            // Somebody detached has nobody to look for.
+            let _ = self.recover();
         }
     }
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        let id = self.membership.id.swap(0, Ordering::Relaxed) as u16;
-        let fd = self.membership.lease.swap(-1, Ordering::Relaxed);
-        if fd >= 0 {
-            // SAFETY: the membership owned the descriptor and has just forgotten it.
-            let lease = unsafe { OwnedFd::from_raw_fd(fd) };
-            debug_assert!(lease.as_raw_fd() >= 0);
-            // Without the lock we just let the lease go: others then treat us as dead, which is safe.
-            if let Ok(admission) = Admission::wait(lease.as_fd(), self.membership) {
-                self.leave(lease.as_fd(), id);
-                drop(admission);
-            }
+        let id = self.membership.token().id();
+        // Without the lock we just let the lease go: others then treat us as dead, which is safe.
+        if id != 0
+            && let Some(lease) = self.membership.lease()
+            && let Ok(_admission) = Admission::wait(lease, self.membership)
+        {
+            self.leave(lease, id);
         }
         self.membership.give_back();
     }
@@ -396,35 +380,48 @@ impl Drop for Attached {
 
 impl Attached {
     fn leave(&self, lease: BorrowedFd<'_>, id: u16) {
-        let mut recovered = Recovered::default();
-        repair::release(&self.view, id, false, &mut recovered);
+        let (recovered, changed) = repair::release(&self.view, &Ids::from_iter([id]), false);
+        if changed || recovered != Recovered::default() {
+            repair::wake_everybody(&self.view);
+        }
         // Release: the id may be given out again only after all of the above.
         self.view.participant(id).state.store(0, Ordering::Release);
         self.view.header().membership.fetch_add(1, Ordering::Release);
         lease::unlock(lease, id);
-        if recovered != Recovered::default() {
-            repair::wake_everybody(&self.view);
-        }
         let keep = self.view.geometry().has(FLAG_PERSIST) || self.view.geometry().has(FLAG_ANONYMOUS);
         let last = || !self.view.joined().any(|other| repair::alive(lease, other));
         if let Some(name) = &self.name
             && !keep
             && last()
         {
-            remove_if_same(&self.view, lease, name);
+            // A failure leaves a name that the next opener or `clean` removes.
+            let _ = remove_if_same(&self.view, lease, name);
         }
     }
 }
 
-/// Removes the name if it still means this segment.
-fn remove_if_same(view: &View, fd: BorrowedFd<'_>, name: &Name) {
+/// Removes the name if it still means this segment. The caller holds its admission lock, as everybody who removes does, so
+/// that the name cannot come to mean another segment in between.
+fn remove_if_same(view: &View, fd: BorrowedFd<'_>, name: &Name) -> Result<(), Error> {
     let path = name.path();
-    if let (true, Ok(ours), Ok(named)) = (repair::still_linked(view, fd), file::status(fd), file::identity_at(&path))
-        && ours.identity == named
-    {
-        // A failure leaves a name that the next opener or `clean` removes.
-        let _ = file::remove(&path);
+    let (Ok(ours), Ok(named)) = (file::status(fd), file::identity_at(&path)) else { return Ok(()) };
+    if !repair::still_linked(view, fd) || ours.identity != named {
+        return Ok(());
     }
+    file::remove(&path).map_err(|e| match e {
+        Errno::ENOENT => name.not_found(),
+        Errno::EACCES | Errno::EPERM | Errno::EROFS => Error::Permission { path },
+        e => Error::Io { action: "remove the segment's name", source: e.into() },
+    })
+}
+
+/// Removes a name, whatever it means. If that is a segment, nobody joins or leaves it meanwhile.
+pub(super) fn remove(name: &Name) -> Result<(), Errno> {
+    let path = name.path();
+    let opened = file::existing(&path, true);
+    // Ignored: a damaged file, one that we may not write, or one whose lock is held for too long is removed all the same.
+    let _locked = opened.is_ok_and(|file| wait_for_admission(|| lease::try_lock(file.as_fd(), ADMISSION)).is_ok());
+    file::remove(&path)
 }
 
 /// What an opener expects of an object.

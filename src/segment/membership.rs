@@ -1,17 +1,22 @@
 //! This process's membership in each segment it has joined, and what `fork` does to it.
 //!
-//! A forked child is nobody until it acts: the child handler zeroes every participant id and closes every inherited lease
-//! (else the child would keep its parent's lease alive). The next operation on a handle finds id 0 and joins anew.
+//! A forked child is nobody until it acts: the child handler zeroes every token and closes every inherited lease (else the
+//! child would keep its parent's lease alive). The next operation on a handle finds token 0 and joins anew. Tokens carry
+//! the generation of the fork, so that a seat or a guard that was copied from the parent never looks like the child's own,
+//! even if the child is given its dead parent's id.
 //!
-//! Memberships are never freed, only reused: the fast path reads the id through a plain reference, and the fork handlers
-//! walk the list without allocating.
+//! Memberships are never freed, only reused: the fast path reads the token through a plain reference, and the fork
+//! handlers walk the list without allocating.
 
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::ptr;
+
+use crossbeam_utils::CachePadded;
 
 use crate::primitive::Ordering;
 use crate::primitive::private::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32};
 use crate::spin::Spin;
-use crate::sys::fork;
+use crate::sys::{Errno, file, fork};
 
 /// Which end of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,22 +29,46 @@ pub(crate) enum Side {
 pub(crate) struct Role {
     pub(crate) ring: usize,
     pub(crate) side: Side,
-    pub(crate) handles: usize,
+    handles: usize,
+}
+
+/// Who we are in a segment: participant id and fork generation. 0 is nobody.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Token(u32);
+
+impl Token {
+    pub(crate) const NOBODY: Self = Self(0);
+
+    pub(crate) fn new(id: u16) -> Self {
+        Self(GENERATION.load(Ordering::Relaxed) << 16 | u32::from(id))
+    }
+
+    #[inline(always)]
+    pub(crate) fn id(self) -> u16 {
+        self.0 as u16
+    }
 }
 
 /// One joined segment.
 pub(crate) struct Membership {
-    /// Our participant id; 0 in a fork child that has not acted yet, and after leaving.
-    pub(crate) id: AtomicU32,
-    /// The descriptor that holds the lease; -1 without one.
-    pub(crate) lease: AtomicI32,
-    /// Excludes our own threads from the sections that the admission byte guards: one description's lock does not.
+    /// Read on every message; the rest of the struct is not.
+    token: CachePadded<AtomicU32>,
+    /// The descriptor that holds the lease; -1 without one. Opened and closed under `roles`, which fork handlers hold, so
+    /// that no child inherits one it does not know of.
+    lease: AtomicI32,
+    /// Excludes our own threads from what the admission byte guards: one description's lock does not.
     pub(crate) admission: Spin<()>,
-    pub(crate) roles: Spin<Vec<Role>>,
+    /// The same for the lease bytes of the dead, while we repair.
+    pub(crate) repairing: Spin<()>,
+    /// Held by the thread of a fork child that joins anew.
+    pub(crate) rejoining: Spin<()>,
+    roles: Spin<Vec<Role>>,
     used: AtomicBool,
     next: AtomicPtr<Membership>,
 }
 
+/// How many forks lie between the first process and this one.
+static GENERATION: AtomicU32 = AtomicU32::new(0);
 /// Guards growth of the list against a concurrent fork.
 static GROWING: Spin<()> = Spin::new(());
 static LIST: AtomicPtr<Membership> = AtomicPtr::new(ptr::null_mut());
@@ -64,9 +93,11 @@ impl Membership {
         }
         GROWING.with(|()| {
             let membership: &'static mut Self = Box::leak(Box::new(Self {
-                id: AtomicU32::new(0),
+                token: CachePadded::new(AtomicU32::new(0)),
                 lease: AtomicI32::new(-1),
                 admission: Spin::new(()),
+                repairing: Spin::new(()),
+                rejoining: Spin::new(()),
                 roles: Spin::new(Vec::new()),
                 used: AtomicBool::new(true),
                 next: AtomicPtr::new(LIST.load(Ordering::Relaxed)),
@@ -76,37 +107,84 @@ impl Membership {
         })
     }
 
-    /// Makes room for another segment.
+    /// Makes room for another segment: closes the lease, forgets everything.
     pub(crate) fn give_back(&self) {
+        self.token.store(0, Ordering::Relaxed);
+        self.close_lease();
         self.roles.with(Vec::clear);
         self.used.store(false, Ordering::Release);
     }
 
-    /// Counts a new handle; `true` if it is the first of its role.
-    pub(crate) fn add_role(&self, ring: usize, side: Side) -> bool {
-        self.roles.with(|roles| match roles.iter_mut().find(|r| r.ring == ring && r.side == side) {
-            Some(role) => {
-                role.handles += 1;
-                false
-            }
-            None => {
-                roles.push(Role { ring, side, handles: 1 });
-                true
-            }
+    #[inline(always)]
+    pub(crate) fn token(&self) -> Token {
+        Token(self.token.load(Ordering::Relaxed))
+    }
+
+    /// Opens a description of its own for our lease.
+    pub(crate) fn open_lease(&self, segment: BorrowedFd<'_>) -> Result<BorrowedFd<'_>, Errno> {
+        self.roles.with(|_| {
+            let lease = file::reopen(segment)?.into_raw_fd();
+            self.lease.store(lease, Ordering::Release);
+            // SAFETY: stays open until `close_lease`, which is called by whoever ends the membership.
+            Ok(unsafe { BorrowedFd::borrow_raw(lease) })
         })
     }
 
-    /// Discounts a handle; `true` if it was the last of its role.
-    pub(crate) fn drop_role(&self, ring: usize, side: Side) -> bool {
+    pub(crate) fn lease(&self) -> Option<BorrowedFd<'_>> {
+        let lease = self.lease.load(Ordering::Acquire);
+        // SAFETY: as in `open_lease`; the fork handler replaces it by -1 before any other code of a child runs.
+        (lease >= 0).then(|| unsafe { BorrowedFd::borrow_raw(lease) })
+    }
+
+    pub(crate) fn close_lease(&self) {
+        self.roles.with(|_| {
+            let lease = self.lease.swap(-1, Ordering::AcqRel);
+            if lease >= 0 {
+                // SAFETY: the membership owned the descriptor and has just forgotten it.
+                drop(unsafe { OwnedFd::from_raw_fd(lease) });
+            }
+        });
+    }
+
+    /// Becomes participant `id`; `announce` tells the segment of each role we have.
+    pub(crate) fn become_participant(&self, id: u16, announce: impl Fn(&Role)) {
+        self.roles.with(|roles| {
+            roles.iter().for_each(announce);
+            // Release: whoever sees the token sees the lease.
+            self.token.store(Token::new(id).0, Ordering::Release);
+        });
+    }
+
+    /// Counts a new handle; `first` runs, with our id, if it is the first of its role and we are somebody.
+    pub(crate) fn add_role(&self, ring: usize, side: Side, first: impl FnOnce(u16)) {
+        self.roles.with(|roles| match roles.iter_mut().find(|r| r.ring == ring && r.side == side) {
+            Some(role) => role.handles += 1,
+            None => {
+                roles.push(Role { ring, side, handles: 1 });
+                self.as_participant(first);
+            }
+        });
+    }
+
+    /// Discounts a handle; `true` if it was the last of its role, and then `last` has run, with our id, if we are somebody.
+    pub(crate) fn drop_role(&self, ring: usize, side: Side, last: impl FnOnce(u16)) -> bool {
         self.roles.with(|roles| {
             let Some(at) = roles.iter().position(|r| r.ring == ring && r.side == side) else { return false };
             roles[at].handles -= 1;
-            let last = roles[at].handles == 0;
-            if last {
-                roles.swap_remove(at);
+            if roles[at].handles > 0 {
+                return false;
             }
-            last
+            roles.swap_remove(at);
+            self.as_participant(last);
+            true
         })
+    }
+
+    fn as_participant(&self, act: impl FnOnce(u16)) {
+        let token = self.token();
+        if token != Token::NOBODY {
+            act(token.id());
+        }
     }
 }
 
@@ -125,14 +203,17 @@ extern "C" fn parent() {
 }
 
 extern "C" fn child() {
+    GENERATION.fetch_add(1, Ordering::Relaxed);
     for membership in all() {
-        membership.id.store(0, Ordering::Relaxed);
+        membership.token.store(0, Ordering::Relaxed);
         let lease = membership.lease.swap(-1, Ordering::Relaxed);
         if lease >= 0 {
             fork::close_in_child(lease);
         }
-        // Whoever held it is a thread of the parent; it guards nothing in memory.
+        // Whoever held these is a thread of the parent; they guard nothing in memory.
         membership.admission.release();
+        membership.repairing.release();
+        membership.rejoining.release();
         membership.roles.release();
     }
     GROWING.release();

@@ -17,7 +17,9 @@ pub(crate) struct Name {
 impl Name {
     pub(crate) fn new(directory: &Path, name: &str) -> Result<Self, Error> {
         check(name, MAX_BYTES)?;
-        Ok(Self { directory: directory.to_owned(), name: name.to_owned() })
+        // Absolute, so that a process that changes its directory can still remove the name when it leaves.
+        let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+        Ok(Self { directory, name: name.to_owned() })
     }
 
     pub(crate) fn as_str(&self) -> &str {

@@ -1,12 +1,13 @@
 //! Creating and opening.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::attached::Attached;
 use super::name::{self, Name};
 use super::view::View;
-use super::{Segment, inspect, repair};
+use super::{Segment, attached, inspect, repair};
 use crate::error::Error;
 use crate::layout::{FLAG_ANONYMOUS, FLAG_PERSIST, Geometry, MAX_OBJECTS, MAX_PARTICIPANTS};
 use crate::primitive::FenceMode;
@@ -133,6 +134,7 @@ impl SegmentOptions {
                 Error::NoSpace { size: self.size, directory: self.directory.clone() }
             }
             Errno::EACCES | Errno::EPERM | Errno::EROFS => Error::Permission { path: self.directory.clone() },
+            Errno::ENOENT | Errno::ENOTDIR => Error::NoDirectory { directory: self.directory.clone() },
             e => Error::Io { action: "create the segment's file", source: e.into() },
         }
     }
@@ -151,10 +153,10 @@ impl SegmentOptions {
         let view = View::map(file.as_fd(), geometry, true)?;
         view.initialize();
         let path = name.path();
-        let link = |file: &std::os::fd::OwnedFd| loop {
+        let link = |file: &OwnedFd| loop {
             match file::link(file, &path) {
                 Ok(()) => return Ok(()),
-                Err(Errno::EEXIST) if self.replace => match file::remove(&path) {
+                Err(Errno::EEXIST) if self.replace => match attached::remove(&name) {
                     Ok(()) | Err(Errno::ENOENT) => {}
                     Err(e) => return Err(open_error(e, &name)),
                 },
@@ -179,7 +181,18 @@ impl SegmentOptions {
     }
 
     fn open_name(&self, name: &Name) -> Result<Segment, Error> {
-        let file = file::existing(&name.path(), true).map_err(|e| open_error(e, name))?;
+        loop {
+            let file = file::existing(&name.path(), true).map_err(|e| open_error(e, name))?;
+            let ours = file::status(file.as_fd()).map(|s| s.identity);
+            match Self::join_file(file, name) {
+                // Somebody replaced the segment while we were joining it.
+                Err(Error::NotFound { .. }) if file::identity_at(&name.path()).is_ok_and(|now| Ok(now) != ours) => {}
+                joined => return joined,
+            }
+        }
+    }
+
+    fn join_file(file: OwnedFd, name: &Name) -> Result<Segment, Error> {
         let view = View::open(&file, true)?;
         if view.geometry().has(FLAG_ANONYMOUS) {
             return Err(Error::Corrupt { what: "an unnamed segment under a name" });
@@ -228,7 +241,10 @@ impl SegmentOptions {
     }
 
     fn names(&self) -> Result<Vec<String>, Error> {
-        let io = |source| Error::Io { action: "read the directory of segments", source };
+        let io = |source: std::io::Error| match source.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => Error::NoDirectory { directory: self.directory.clone() },
+            _ => Error::Io { action: "read the directory of segments", source },
+        };
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&self.directory).map_err(io)? {
             let file_name = entry.map_err(io)?.file_name();
@@ -256,7 +272,7 @@ impl SegmentOptions {
     /// [`Error::NotFound`], [`Error::Permission`], [`Error::BadName`].
     pub fn unlink(&self, name: &str) -> Result<(), Error> {
         let name = self.name(name)?;
-        file::remove(&name.path()).map_err(|e| open_error(e, &name))
+        attached::remove(&name).map_err(|e| open_error(e, &name))
     }
 
     /// Removes every segment of the directory that nobody living is attached to and that does not persist, and says

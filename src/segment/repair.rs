@@ -1,21 +1,21 @@
 //! Ending what the dead had begun.
 //!
-//! Every step is idempotent and runs under the admission lock; a repairer that dies is followed by another, because the
-//! table entry is freed last: rings (WRITING → aborted, READING → ORPHAN, then the ring's `repairs` is bumped), roles
-//! and seats, locks, and only then the entry. Then everybody in the segment is woken: somebody may have been waiting for
-//! the dead, or have been meant by a wake that the dead had received or was about to send.
+//! Every step is idempotent, and a repairer that dies is followed by another, because the table entry is freed last: rings
+//! (WRITING → aborted, READING → ORPHAN, then the ring's `repairs` is bumped), roles and seats, locks; then everybody in
+//! the segment is woken, since somebody may have been waiting for the dead, or have been meant by a wake that the dead
+//! had received or was about to send; and only then the entry.
 
 use std::os::fd::BorrowedFd;
 
-use super::membership::Side;
+use super::membership::{Membership, Side};
 use super::view::View;
 use crate::event::{ALL, Event};
 use crate::layout::FLAG_ANONYMOUS;
 use crate::lock;
 use crate::object::{Kind, Object};
 use crate::primitive::{AtomicU64, Ordering};
-use crate::ring::Roles;
-use crate::ring::owned::Swept;
+use crate::ring::owned::{Ids, Swept};
+use crate::ring::{Header, Roles};
 use crate::seat::Seat;
 use crate::sys::{file, lease};
 
@@ -38,50 +38,66 @@ pub(crate) fn alive(our_lease: BorrowedFd<'_>, id: u16) -> bool {
     lease::held_by_another(our_lease, id)
 }
 
-/// Repairs after every participant whose lease is free. The caller holds the admission lock through `our_lease`.
-pub(crate) fn repair(view: &View, our_lease: BorrowedFd<'_>, our_id: u16) -> Recovered {
+/// Repairs after every participant whose lease is free; `own` is a description of ours.
+///
+/// The proof of a death and the right to repair after it are one thing: the lease byte of the dead, locked by us. So
+/// repair needs no other lock, and a participant that is stopped, wherever, keeps nobody from it.
+pub(crate) fn repair(view: &View, own: BorrowedFd<'_>, our_id: u16, membership: &Membership) -> Recovered {
+    // One description's locks do not exclude its own threads.
+    if !membership.repairing.try_acquire() {
+        return Recovered::default();
+    }
+    let others = view.joined().filter(|&id| id != our_id);
+    let locked: Ids = others.filter(|&id| matches!(lease::try_lock(own, id), Ok(true))).collect();
+    // Somebody may have repaired, and a newcomer left again, since we saw the entry.
+    let dead: Ids = locked.iter().filter(|&id| view.participant(id).state.load(Ordering::Acquire) == 1).collect();
     let mut recovered = Recovered::default();
-    for id in view.joined().filter(|&id| id != our_id) {
-        if alive(our_lease, id) {
-            continue;
-        }
-        recovered.died.push(view.participant(id).pid.load(Ordering::Relaxed));
-        release(view, id, true, &mut recovered);
-        // Release: the id may be given out again only after all of the above.
-        view.participant(id).state.store(0, Ordering::Release);
-    }
-    if !recovered.died.is_empty() {
-        view.header().membership.fetch_add(1, Ordering::Release);
+    if dead.iter().next().is_some() {
+        (recovered, _) = release(view, &dead, true);
+        recovered.died = dead.iter().map(|id| view.participant(id).pid.load(Ordering::Relaxed)).collect();
         wake_everybody(view);
+        for id in dead.iter() {
+            // Release: the id may be given out again only after all of the above.
+            view.participant(id).state.store(0, Ordering::Release);
+        }
+        view.header().membership.fetch_add(1, Ordering::Release);
     }
+    locked.iter().for_each(|id| lease::unlock(own, id));
+    membership.repairing.release();
     recovered
 }
 
-/// Takes everything in the segment from participant `id`. A leaver has no slots any more, only roles and locks.
-pub(crate) fn release(view: &View, id: u16, died: bool, recovered: &mut Recovered) {
-    for object in view.objects().flatten() {
+/// Takes everything in the segment from participants that are gone, and says whether anything was theirs. A leaver has no
+/// slots any more, only roles and locks.
+pub(crate) fn release(view: &View, gone: &Ids, died: bool) -> (Recovered, bool) {
+    let mut recovered = Recovered::default();
+    let mut changed = false;
+    for object in view.objects().map_while(Result::ok) {
         for ring in view.rings(&object) {
-            let roles = &ring.header.roles;
             match object.shape.kind {
                 Kind::Queue | Kind::SharedPipe => {
                     if died {
-                        let Swept { aborted, orphaned } = ring.words.sweep(id);
+                        let Swept { aborted, orphaned } = ring.words.sweep(gone);
                         recovered.aborted += aborted;
                         recovered.redelivered += orphaned;
                     }
-                    clear_role(roles, Side::Sender, id);
-                    clear_role(roles, Side::Receiver, id);
+                    for id in gone.iter() {
+                        changed |= clear_role(ring.header, Side::Sender, id);
+                        changed |= clear_role(ring.header, Side::Receiver, id);
+                    }
                 }
                 _ => {
-                    Seat::of(roles, Side::Sender).release_for(id, died);
-                    Seat::of(roles, Side::Receiver).release_for(id, died);
+                    for side in [Side::Sender, Side::Receiver] {
+                        changed |= Seat::of(&ring.header.roles, side).release_for(gone, died);
+                    }
                 }
             }
         }
         if object.shape.kind == Kind::Lock {
-            recovered.locks += u64::from(lock::abandon(view, &object, id));
+            recovered.locks += u64::from(lock::abandon(view, &object, gone));
         }
     }
+    (recovered, changed)
 }
 
 /// The words that say which participants have an end of an MPMC ring.
@@ -93,16 +109,28 @@ pub(crate) fn role_words(roles: &Roles, side: Side) -> &[AtomicU64; 8] {
 }
 
 /// Marks `id` as having an end. Bit 0 stays set for ever: somebody was here.
-pub(crate) fn set_role(roles: &Roles, side: Side, id: u16) {
-    let words = role_words(roles, side);
+pub(crate) fn set_role(ring: &Header, side: Side, id: u16) {
+    let words = role_words(&ring.roles, side);
     words[usize::from(id) / 64].fetch_or(1 << (id % 64), Ordering::AcqRel);
     words[0].fetch_or(1, Ordering::AcqRel);
+    ring.control.arrivals.fetch_add(1, Ordering::AcqRel);
 }
 
-/// Marks `id` as having none.
-pub(crate) fn clear_role(roles: &Roles, side: Side, id: u16) {
+/// Marks `id` as having none; `false` if that is so already.
+pub(crate) fn clear_role(ring: &Header, side: Side, id: u16) -> bool {
+    let bit = 1 << (id % 64);
     // Release: whoever sees the bit gone sees the last commit.
-    role_words(roles, side)[usize::from(id) / 64].fetch_and(!(1 << (id % 64)), Ordering::AcqRel);
+    role_words(&ring.roles, side)[usize::from(id) / 64].fetch_and(!bit, Ordering::AcqRel) & bit != 0
+}
+
+/// Whether nobody with an end on `side` is left of those who were there.
+pub(crate) fn nobody_left(ring: &Header, side: Side) -> bool {
+    let words = role_words(&ring.roles, side);
+    let arrivals = ring.control.arrivals.load(Ordering::Acquire);
+    // Acquire: pairs with the clearing of the last bit; the look at the ring comes after.
+    words.iter().enumerate().all(|(i, word)| word.load(Ordering::Acquire) == u64::from(i == 0))
+        // Somebody may have arrived in a word already read, before the last one left from a later word.
+        && ring.control.arrivals.load(Ordering::Acquire) == arrivals
 }
 
 /// Every event of an object.
@@ -121,7 +149,7 @@ pub(crate) fn events<'a>(view: &'a View, object: &'a Object) -> impl Iterator<It
 /// Wakes every sleeper of the segment: each looks again and sleeps on if nothing concerns it.
 pub(crate) fn wake_everybody(view: &View) {
     let mode = view.geometry().fence_mode();
-    for object in view.objects().flatten() {
+    for object in view.objects().map_while(Result::ok) {
         for event in events(view, &object) {
             event.notify(ALL, mode);
         }

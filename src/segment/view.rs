@@ -180,7 +180,8 @@ impl View {
 
     /// The published directory entries in order, each checked.
     pub(crate) fn objects(&self) -> impl Iterator<Item = Result<Object, Error>> + '_ {
-        (0..self.geometry.max_objects).map_while(|index| {
+        let mut end = self.geometry.heap;
+        (0..self.geometry.max_objects).map_while(move |index| {
             let entry = self.entry(index).as_ptr();
             // SAFETY: the entry lies inside the segment by the checked geometry.
             let state = unsafe { &(*entry).state };
@@ -192,7 +193,9 @@ impl View {
             let fields = unsafe { &raw const (*entry).fields };
             // SAFETY: valid for reads; volatile, since a peer that breaks the protocol may write at the same time.
             let fields: EntryFields = unsafe { fields.read_volatile() };
-            let object = Object::from_fields(&fields, self.geometry.heap, self.geometry.size);
+            // Each object begins behind the last one, so that together they are no larger than the segment.
+            let object = Object::from_fields(&fields, end, self.geometry.size);
+            end = object.as_ref().map_or(u64::MAX, |object| (object.offset + object.bytes) as u64);
             Some(object.map_err(|what| Error::Corrupt { what }))
         })
     }

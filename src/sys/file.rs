@@ -76,12 +76,18 @@ pub(crate) fn size_is_sealed(file: BorrowedFd<'_>) -> bool {
 
 fn reserve(file: &OwnedFd, size: u64) -> Result<(), Errno> {
     let size = i64::try_from(size).map_err(|_| Errno::EFBIG)?;
-    loop {
-        match fallocate(file, FallocateFlags::empty(), 0, size) {
+    let mut done = 0;
+    // In pieces: a signal makes the kernel give a whole call up.
+    while done < size {
+        match fallocate(file, FallocateFlags::empty(), done, (size - done).min(64 << 20)) {
             Err(Errno::EINTR) => {}
-            result => return result,
+            result => {
+                result?;
+                done += 64 << 20;
+            }
         }
     }
+    Ok(())
 }
 
 /// Gives the unnamed `file` its name; EEXIST if somebody else was first.

@@ -31,10 +31,14 @@ pub(crate) fn register() -> bool {
 
 /// Every running thread of every registered process has executed a full fence when this returns.
 pub(crate) fn global_expedited() {
-    // Cannot fail after `available` said yes, short of a seccomp filter installed since; a filter that lets join
-    // through and not this would lose wakeups, so it is worth the abort that such a set-up asks for.
-    if call(GLOBAL_EXPEDITED) != 0 {
-        eprintln!("gimmal: membarrier was available when this process joined and is not now (a seccomp filter?)");
-        std::process::abort();
+    // The kernel may be short of memory for a moment. Otherwise this cannot fail after `available` said yes, except by a
+    // seccomp filter installed since; going on would lose wakeups, so that is worth the abort it asks for.
+    for _ in 0..1000 {
+        if call(GLOBAL_EXPEDITED) == 0 {
+            return;
+        }
+        std::thread::yield_now();
     }
+    eprintln!("gimmal: membarrier was available when this process joined and is not now (a seccomp filter?)");
+    std::process::abort();
 }

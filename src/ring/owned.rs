@@ -68,6 +68,13 @@ impl Cursor {
         Self { next: position.into(), ..Self::default() }
     }
 
+    /// Has just met a rival: bumps the hint at every claim.
+    #[cfg(any(test, loom))]
+    pub(crate) fn among_rivals(self) -> Self {
+        self.rivals.store(RIVALRY, Ordering::Relaxed);
+        self
+    }
+
     /// Every so many calls in vain, `true`: time to look whether somebody has died.
     pub(crate) fn in_vain(&self) -> bool {
         let vain = self.vain.load(Ordering::Relaxed).wrapping_add(1);

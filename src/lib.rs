@@ -1,5 +1,79 @@
-//! Queues, pipes, atomics and locks between processes: lock-free rings in a named shared-memory segment, with futex
-//! wakeups.
+//! Queues, pipes, atomics and locks between the processes of one machine: lock-free rings in a named shared-memory segment,
+//! with futex wakeups. A `kill -9` at any moment loses nothing that was committed and leaves nobody waiting for the dead.
+//!
+//! ```
+//! use gimmal::{Queue, Segment};
+//!
+//! # let name = &format!("doc-front-{}", std::process::id());
+//! // In one process:
+//! let segment = Segment::open_or_create(name)?;
+//! let readings = Queue::<[f64; 2]>::open_or_create(&segment, "readings", 1024)?;
+//! readings.sender()?.send([21.5, 0.4])?;
+//!
+//! // In any other:
+//! let segment = Segment::open_or_create(name)?;
+//! let readings = Queue::<[f64; 2]>::open_or_create(&segment, "readings", 1024)?;
+//! let [temperature, humidity] = readings.receiver()?.recv()?;
+//! # assert_eq!((temperature, humidity), (21.5, 0.4));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What do you want to share?
+//!
+//! | | |
+//! |---|---|
+//! | messages, each to one of any number of receivers | [`Queue`], its [`Sender`] and [`Receiver`] |
+//! | messages from one sender to one receiver, as fast as possible | [`SpscQueue`], [`spsc::Sender`], [`spsc::Receiver`] |
+//! | a conversation between two | [`Pipe::pair`], [`Pipe::create`], [`Pipe::connect`] |
+//! | a conversation between two groups | [`Pipe::shared`] |
+//! | a number, a flag | [`Value`] |
+//! | many numbers | [`Array`] |
+//! | something that must not be touched by two at once | [`Lock`] |
+//! | the memory all these live in | [`Segment`], [`SegmentOptions`] |
+//! | work itself: functions in fresh processes | [`process`] |
+//!
+//! # Messages
+//!
+//! Messages are [`Pod`] types: plain data without padding and pointers, in which every bit pattern is a value, because
+//! another process may have written anything. Derive it:
+//!
+//! ```
+//! use gimmal::bytemuck::{Pod, Zeroable};
+//!
+//! #[repr(C)]
+//! #[derive(Clone, Copy, Pod, Zeroable)]
+//! # #[bytemuck(crate = "gimmal::bytemuck")]
+//! struct Order {
+//!     id: u64,
+//!     price: f64,
+//! }
+//! # let order = Order { id: 1, price: 2.0 };
+//! # assert_eq!(order.id as f64, order.price / 2.0);
+//! ```
+//!
+//! (with `#[bytemuck(crate = "gimmal::bytemuck")]`, or `bytemuck` among your own dependencies).
+//!
+//! # What is promised
+//!
+//! | | order | progress | when a participant is killed at any instruction |
+//! |---|---|---|---|
+//! | [`Queue`] | each sender's messages in order | lock-free | nothing sent is lost, nothing received comes again; what was being received goes to somebody else |
+//! | [`SpscQueue`], [`Pipe`] | first in, first out | wait-free | the same; the other end learns it after the drain, and a successor can take the free seat |
+//! | [`Value`], [`Array`] | as the ordering says | wait-free, floats lock-free | each element is old or new |
+//! | [`Lock`] | none | blocking | the next holder gets it with the news |
+//!
+//! Death is proven by the kernel (a lock on a byte of the segment's file that ends with the process), never guessed from a
+//! time-out: a stopped process is alive. The blocked notice a death within 100 ms.
+//!
+//! # fork, exec, threads
+//!
+//! Handles can be used from any thread; ends of [`SpscQueue`] and [`Pipe`] by one thread at a time. A forked child becomes a
+//! participant of its own at its first operation; exclusive ends stay with the parent. `exec` ends participation.
+//!
+//! # Limits
+//!
+//! Linux, x86-64 and aarch64. At most 511 participants a segment. Names of segments have 1 to 200 of the characters
+//! `A-Z a-z 0-9 . _ -`, names of objects up to 63.
 
 // Under loom only the protocols are compiled.
 #![cfg_attr(loom, allow(dead_code))]

@@ -1,0 +1,202 @@
+//! What `fork` does to participants. No test harness: a forked child of a process with other threads could not go on safely.
+
+use std::os::fd::OwnedFd;
+use std::process::exit;
+
+use gimmal::{Array, Error, Lock, LockError, Queue, Segment, SpscQueue, TrySendError, Value};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork, pipe, read, write};
+use std::sync::atomic::Ordering::Relaxed;
+
+/// A step of one process that another waits for.
+struct Step(OwnedFd, OwnedFd);
+
+impl Step {
+    fn new() -> Self {
+        let (read, write) = pipe().unwrap();
+        Self(read, write)
+    }
+
+    fn done(&self) {
+        assert_eq!(write(&self.1, b"x"), Ok(1));
+    }
+
+    fn wait(&self) {
+        assert_eq!(read(&self.0, &mut [0]), Ok(1));
+    }
+}
+
+/// Runs `child` in a forked process, which ends without leaving its segments, as if it had been killed.
+fn in_child(child: impl FnOnce()) -> Pid {
+    // SAFETY: this program has one thread.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Parent { child } => child,
+        ForkResult::Child => {
+            // A child that waits for a step of a test that has failed must not stay for ever.
+            nix::unistd::alarm::set(30);
+            let ok = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).is_ok();
+            // SAFETY: ends the process, without destructors.
+            unsafe { nix::libc::_exit(i32::from(!ok)) }
+        }
+    }
+}
+
+fn reap(child: Pid) {
+    assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)), "the child failed");
+}
+
+fn a_child_is_a_participant_of_its_own() {
+    let segment = Segment::anonymous().unwrap();
+    let queue = Queue::<u64>::create(&segment, "queue", 8).unwrap();
+    let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    let value = Value::<u64>::create(&segment, "value", 0).unwrap();
+    let array = Array::<u64>::create(&segment, "array", 4).unwrap();
+    let lock = Lock::<u64>::create(&segment, "lock", 0).unwrap();
+    let own = segment.peers()[0].id;
+    reap(in_child(|| {
+        sender.send(1).unwrap();
+        value.fetch_add(2, Relaxed);
+        array[3].store(3, Relaxed);
+        *lock.lock().unwrap() += 4;
+        let peers = segment.peers();
+        assert_eq!(peers.len(), 2, "{peers:?}");
+        assert!(peers.iter().any(|peer| peer.is_self && peer.id != own && peer.pid == std::process::id()));
+    }));
+    assert_eq!(receiver.recv(), Ok(1));
+    assert_eq!((value.load(Relaxed), array[3].load(Relaxed), *lock.lock().unwrap()), (2, 3, 4));
+}
+
+fn a_child_that_does_nothing_does_not_keep_its_parents_lease() {
+    let segment = Segment::anonymous().unwrap();
+    let (idle, over) = (Step::new(), Step::new());
+    let parent = in_child(|| {
+        let _own = Segment::from_fd(&segment).unwrap();
+        // Never touches a handle; outlives its parent.
+        let _grandchild = in_child(|| over.wait());
+        std::mem::forget(_own);
+        idle.done();
+    });
+    idle.wait();
+    reap(parent);
+    let died = segment.recover().unwrap().died;
+    over.done();
+    assert!(died.contains(&(parent.as_raw() as u32)), "{died:?}");
+}
+
+fn a_childs_copy_of_an_exclusive_end_is_detached_while_the_parent_sits() {
+    let segment = Segment::anonymous().unwrap();
+    let queue = SpscQueue::<u64>::create(&segment, "queue", 8).unwrap();
+    let mut sender = Some(queue.sender().unwrap());
+    reap(in_child(|| {
+        let mut copy = sender.take().unwrap();
+        assert_eq!(copy.try_send(1), Err(TrySendError::Detached(1)));
+        assert!(matches!(queue.sender(), Err(Error::SeatTaken { pid }) if pid == std::os::unix::process::parent_id()));
+        // Dropping the copy does not close the parent's end.
+        drop(copy);
+    }));
+    let mut receiver = queue.receiver().unwrap();
+    assert!(receiver.try_recv().is_err_and(|e| e.is_empty()), "the parent's end is closed");
+    sender.unwrap().send(2).unwrap();
+    assert_eq!(receiver.recv(), Ok(2));
+}
+
+fn a_child_with_its_dead_parents_id_does_not_sit_in_its_parents_seat() {
+    let segment = Segment::anonymous().unwrap();
+    let queue = SpscQueue::<u64>::create(&segment, "queue", 64).unwrap();
+    let mut receiver = queue.receiver().unwrap();
+    let (joined, go, end) = (Step::new(), Step::new(), Step::new());
+    reap(in_child(|| {
+        let mut sender = queue.sender().unwrap();
+        sender.send(1).unwrap();
+        in_child(|| {
+            go.wait();
+            // The parent is dead: this joins anew, and may be given its id.
+            segment.peers();
+            joined.done();
+            go.wait();
+            assert_eq!(sender.try_send(999), Err(TrySendError::Detached(999)));
+            end.done();
+        });
+    }));
+    go.done();
+    joined.wait();
+    let mut sender = queue.sender().expect("the seat of the dead");
+    sender.send(2).unwrap();
+    go.done();
+    end.wait();
+    sender.send(3).unwrap();
+    assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [1, 2, 3]);
+}
+
+fn a_childs_copy_of_a_guard_does_not_unlock() {
+    let segment = Segment::anonymous().unwrap();
+    let lock = Lock::<u64>::create(&segment, "lock", 0).unwrap();
+    let (joined, go, end) = (Step::new(), Step::new(), Step::new());
+    let parent = in_child(|| {
+        let mut guard = Some(lock.lock().unwrap());
+        in_child(|| {
+            go.wait();
+            segment.peers();
+            joined.done();
+            go.wait();
+            drop(guard.take());
+            end.done();
+        });
+        // Dies with the lock.
+        std::mem::forget(guard);
+    });
+    reap(parent);
+    go.done();
+    joined.wait();
+    let pid = parent.as_raw() as u32;
+    let guard = match lock.lock() {
+        Err(LockError::OwnerDied { guard, pid: died }) if died == pid => guard,
+        other => panic!("{other:?} instead of OwnerDied by {pid}"),
+    };
+    go.done();
+    end.wait();
+    assert!(lock.try_lock().is_err_and(|e| e.is_would_block()), "unlocked by somebody else");
+    drop(guard);
+}
+
+fn a_child_goes_on_after_the_name_is_removed() {
+    let name = format!("t-fork-{}-unlinked", std::process::id());
+    let segment = Segment::create(&name).unwrap();
+    let value = Queue::<u64>::create(&segment, "queue", 2).unwrap();
+    Segment::unlink(&name).unwrap();
+    reap(in_child(|| value.sender().unwrap().send(5).unwrap()));
+    assert_eq!(value.receiver().unwrap().recv(), Ok(5));
+}
+
+fn main() {
+    let tests: [(&str, fn()); 6] = [
+        ("a_child_is_a_participant_of_its_own", a_child_is_a_participant_of_its_own),
+        (
+            "a_child_that_does_nothing_does_not_keep_its_parents_lease",
+            a_child_that_does_nothing_does_not_keep_its_parents_lease,
+        ),
+        (
+            "a_childs_copy_of_an_exclusive_end_is_detached_while_the_parent_sits",
+            a_childs_copy_of_an_exclusive_end_is_detached_while_the_parent_sits,
+        ),
+        (
+            "a_child_with_its_dead_parents_id_does_not_sit_in_its_parents_seat",
+            a_child_with_its_dead_parents_id_does_not_sit_in_its_parents_seat,
+        ),
+        ("a_childs_copy_of_a_guard_does_not_unlock", a_childs_copy_of_a_guard_does_not_unlock),
+        ("a_child_goes_on_after_the_name_is_removed", a_child_goes_on_after_the_name_is_removed),
+    ];
+    println!("\nrunning {} tests", tests.len());
+    let mut failed = 0;
+    for (name, test) in tests {
+        let ok = std::panic::catch_unwind(test).is_ok();
+        println!("test {name} ... {}", if ok { "ok" } else { "FAILED" });
+        failed += usize::from(!ok);
+    }
+    let verdict = if failed == 0 { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {verdict}. {} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out\n",
+        tests.len() - failed
+    );
+    exit(i32::from(failed > 0));
+}

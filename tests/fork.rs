@@ -72,10 +72,13 @@ fn a_child_that_does_nothing_does_not_keep_its_parents_lease() {
     let parent = in_child(|| {
         let _own = Segment::from_fd(&segment).unwrap();
         // Never touches a handle; outlives its parent.
-        let _grandchild = in_child(|| over.wait());
+        in_child(|| {
+            idle.done();
+            over.wait();
+        });
         std::mem::forget(_own);
-        idle.done();
     });
+    // It has run, and with it the handler that closes its copy of the lease.
     idle.wait();
     reap(parent);
     let died = segment.recover().unwrap().died;

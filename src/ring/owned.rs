@@ -69,7 +69,7 @@ impl Cursor {
     }
 
     /// Has just met a rival: bumps the hint at every claim.
-    #[cfg(any(test, loom))]
+    #[cfg(loom)]
     pub(crate) fn among_rivals(self) -> Self {
         self.rivals.store(RIVALRY, Ordering::Relaxed);
         self

@@ -1,0 +1,10 @@
+//~ gimmal: a zero-sized type carries nothing
+#[cfg(not(good))]
+type Message = ();
+#[cfg(good)]
+type Message = u8;
+
+fn main() {
+    let segment = gimmal::Segment::anonymous().unwrap();
+    let _ = gimmal::Queue::<Message>::create(&segment, "queue", 1);
+}

@@ -1,0 +1,355 @@
+//! The bytes of a segment, written down: an ABI between all builds of this layout version. A change here is a change of
+//! `layout::VERSION` and an entry in CHANGELOG.md.
+//!
+//! Everything not listed is zero. Numbers are little-endian; another byte order is another target and refused.
+#![cfg(all(target_endian = "little", target_pointer_width = "64"))]
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
+
+use gimmal::bytemuck::{Pod, Zeroable};
+use gimmal::{Array, Lock, Pipe, Queue, QueueOptions, RecvError, Segment, SegmentOptions, SpscQueue, Value};
+
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+struct Order {
+    number: u64,
+    amount: f32,
+    kind: [u8; 4],
+}
+
+const ORDER: Order = Order { number: 0x0102_0304_0506_0708, amount: 1.5, kind: *b"kind" };
+
+/// A directory of this test's own, gone however the test ends.
+struct Home(PathBuf);
+
+impl Home {
+    fn new(case: &str) -> Self {
+        let path = PathBuf::from(format!("/dev/shm/t-layout-{}-{case}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    /// The smallest that holds what is below.
+    fn options(&self) -> SegmentOptions {
+        Segment::options().directory(&self.0).size(SIZE).max_participants(3).max_objects(8).full_fences(true)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("gimmal.golden")
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+// --- the map of the segment ---
+
+const SIZE: usize = 12 << 10;
+/// 512 bytes of header, then 4 words of 8 bytes: one for each participant id, and one for nobody.
+const LIFE_WORDS: usize = 512;
+/// Behind them, at a multiple of 128: 3 entries of 32 bytes.
+const PARTICIPANTS: usize = 640;
+/// Behind them: 8 entries of 192 bytes.
+const DIRECTORY: usize = 736;
+/// Behind them, at a multiple of 128.
+const HEAP: usize = 2304;
+
+/// A ring's header takes 768 bytes; each object begins at a multiple of 128.
+const JOBS: usize = HEAP;
+const SAMPLES: usize = JOBS + 896;
+const PIPE: usize = SAMPLES + 896;
+const SHARED: usize = PIPE + 2 * 896;
+const VALUE: usize = SHARED + 2 * 896;
+const ARRAY: usize = VALUE + 128;
+const LOCK: usize = ARRAY + 256;
+const ONE_WAY: usize = LOCK + 128;
+const END: usize = ONE_WAY + 896;
+
+/// In a ring's header, each on a line of its own.
+const CLOSED: usize = 0;
+const ARRIVALS: usize = 4;
+const TAIL: usize = 128;
+const HEAD: usize = 256;
+const SENDERS: usize = 640;
+const RECEIVERS: usize = 704;
+const SLOTS: usize = 768;
+
+/// Bits 12 to 15 of an MPMC slot's word; the lap is above, the owner below.
+const FREE: u64 = 0;
+const FULL: u64 = 2 << 12;
+const LAP: u64 = 1 << 16;
+
+/// Bits 12 to 15 of a seat's or a lock's word; the process id is above bit 32, the owner below.
+const HELD: u64 = 1 << 12;
+const SEAT_CLOSED: u64 = 2 << 12;
+
+struct Golden(Vec<u8>);
+
+impl Golden {
+    fn bytes(&mut self, at: usize, bytes: &[u8]) {
+        assert!(self.0[at..at + bytes.len()].iter().all(|&b| b == 0), "{at} is listed twice");
+        self.0[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn u32(&mut self, at: usize, n: u32) {
+        self.bytes(at, &n.to_le_bytes());
+    }
+
+    fn u64(&mut self, at: usize, n: u64) {
+        self.bytes(at, &n.to_le_bytes());
+    }
+
+    /// Length and bytes.
+    fn text(&mut self, at: usize, text: &str) {
+        self.bytes(at, &[text.len() as u8]);
+        self.bytes(at + 1, text.as_bytes());
+    }
+
+    /// A directory entry: kind, flags, where, how large, how many, element size and alignment, of the way back too.
+    #[allow(clippy::too_many_arguments)]
+    fn entry(
+        &mut self,
+        index: usize,
+        name: &str,
+        [kind, flags]: [u32; 2],
+        [offset, end]: [usize; 2],
+        capacity: u64,
+        element: &str,
+        [size, align, size_2, align_2]: [u32; 4],
+    ) {
+        let at = DIRECTORY + index * 192;
+        self.u32(at, 1); // published
+        self.u32(at + 8, kind);
+        self.u32(at + 12, flags);
+        self.u64(at + 16, offset as u64);
+        self.u64(at + 24, (end - offset) as u64);
+        self.u64(at + 32, capacity);
+        self.u32(at + 40, size);
+        self.u32(at + 44, align);
+        self.u32(at + 48, size_2);
+        self.u32(at + 52, align_2);
+        self.text(at + 56, name);
+        self.text(at + 120, element);
+    }
+}
+
+/// What changes from run to run: when it was made, when the participant joined, and in which PID namespace.
+const VOLATILE: [std::ops::Range<usize>; 3] =
+    [72..80, PARTICIPANTS + 8..PARTICIPANTS + 16, PARTICIPANTS + 16..PARTICIPANTS + 24];
+
+/// The segment that `fill` makes, as participant 1 of process `pid`.
+fn golden(flags: u32, pid: u32) -> Vec<u8> {
+    let mut g = Golden(vec![0; SIZE]);
+    let by_us = u64::from(pid) << 32;
+
+    // --- header ---
+    g.bytes(0, b"gimmal\x1a\n");
+    g.u32(8, 1); // version of the layout
+    g.u32(12, 64 | 0x200 | 128 << 16); // bits of a pointer, little-endian, bytes of a line
+    g.u64(16, SIZE as u64);
+    g.u32(24, flags); // 1: persistent, 2: unnamed
+    g.u32(28, 0); // full fences
+    g.u32(32, 3); // participants
+    g.u32(36, 8); // objects
+    g.u64(40, LIFE_WORDS as u64);
+    g.u64(48, PARTICIPANTS as u64);
+    g.u64(56, DIRECTORY as u64);
+    g.u64(64, HEAP as u64);
+    g.u32(128, 1); // one has joined so far
+
+    // --- participant 1 ---
+    g.u32(PARTICIPANTS, 1); // joined
+    g.u32(PARTICIPANTS + 4, pid);
+
+    // --- directory ---
+    g.entry(0, "jobs", [1, 0], [JOBS, SAMPLES], 4, "u32", [4, 4, 0, 0]);
+    g.entry(1, "samples", [2, 1], [SAMPLES, PIPE], 2, "u16", [2, 2, 0, 0]);
+    g.entry(2, "pipe", [3, 1], [PIPE, SHARED], 2, "u8 -> i64", [1, 1, 8, 8]);
+    g.entry(3, "shared", [4, 1], [SHARED, VALUE], 1, "Order -> f32", [16, 8, 4, 4]);
+    g.entry(4, "value", [5, 0], [VALUE, ARRAY], 1, "f64", [8, 8, 0, 0]);
+    g.entry(5, "array", [6, 0], [ARRAY, LOCK], 3, "i32", [4, 4, 0, 0]);
+    g.entry(6, "lock", [7, 0], [LOCK, ONE_WAY], 1, "[u8; 5]", [5, 1, 0, 0]);
+    g.entry(7, "one-way", [3, 3], [ONE_WAY, END], 1, "u64", [8, 8, 0, 0]);
+
+    // --- jobs: three sent, the first received; slots of 16 bytes ---
+    g.u32(JOBS + ARRIVALS, 2);
+    g.u64(JOBS + TAIL, 1); // a hint, moved on once in a lap
+    g.u64(JOBS + HEAD, 1);
+    g.u64(JOBS + SENDERS, 0b11); // somebody was here, participant 1 is
+    g.u64(JOBS + RECEIVERS, 0b11);
+    g.u64(JOBS + SLOTS, LAP | FREE);
+    g.u32(JOBS + SLOTS + 8, 11); // nobody wipes what was received
+    g.u64(JOBS + SLOTS + 16, FULL);
+    g.u32(JOBS + SLOTS + 24, 12);
+    g.u64(JOBS + SLOTS + 32, FULL);
+    g.u32(JOBS + SLOTS + 40, 13);
+
+    // --- samples: one sent, then closed; the sender sits, the receiver never did ---
+    g.u32(SAMPLES + CLOSED, 2);
+    g.u64(SAMPLES + TAIL, 1);
+    g.u64(SAMPLES + SENDERS, by_us | HELD | 1);
+    g.bytes(SAMPLES + SLOTS, &[0x34, 0x12]);
+
+    // --- pipe: there a 7, back a -2; the first end was dropped, the second released ---
+    g.u64(PIPE + TAIL, 1);
+    g.u64(PIPE + SENDERS, by_us | SEAT_CLOSED);
+    g.u64(PIPE + RECEIVERS, by_us); // vacant
+    g.bytes(PIPE + SLOTS, &[7]);
+    let back = PIPE + 896;
+    g.u64(back + TAIL, 1);
+    g.u64(back + SENDERS, by_us);
+    g.u64(back + RECEIVERS, by_us | SEAT_CLOSED);
+    g.u64(back + SLOTS, -2_i64 as u64);
+
+    // --- shared: one order there; nobody is left at the second end ---
+    g.u32(SHARED + ARRIVALS, 2);
+    g.u64(SHARED + TAIL, 1);
+    g.u64(SHARED + SENDERS, 0b11);
+    g.u64(SHARED + RECEIVERS, 0b01);
+    g.u64(SHARED + SLOTS, FULL);
+    g.bytes(SHARED + SLOTS + 8, &[8, 7, 6, 5, 4, 3, 2, 1, 0, 0, 0xc0, 0x3f, b'k', b'i', b'n', b'd']);
+    let back = SHARED + 896;
+    g.u32(back + ARRIVALS, 2);
+    g.u64(back + SENDERS, 0b01);
+    g.u64(back + RECEIVERS, 0b11);
+
+    // --- value and array: their events come first, and nobody ever slept ---
+    g.bytes(VALUE + 64, &[0, 0, 0, 0, 0, 0, 0xf8, 0x3f]);
+    g.u32(ARRAY + 128, 1);
+    g.u32(ARRAY + 132, -1_i32 as u32);
+    g.u32(ARRAY + 136, i32::MAX as u32);
+
+    // --- lock: held ---
+    g.u64(LOCK, by_us | HELD | 1);
+    g.bytes(LOCK + 64, &[1, 2, 3, 4, 5]);
+
+    // --- one-way: both ends taken and released, nothing sent ---
+    g.u64(ONE_WAY + SENDERS, by_us);
+    g.u64(ONE_WAY + RECEIVERS, by_us);
+    g.0
+}
+
+/// Makes the objects; what it returns keeps them in the state that is written down.
+fn fill(segment: &Segment) -> impl Sized + use<> {
+    let jobs = Queue::<u32>::create(segment, "jobs", 3).unwrap();
+    let (sender, receiver) = (jobs.sender().unwrap(), jobs.receiver().unwrap());
+    sender.send_slice(&[11, 12, 13]).unwrap();
+    assert_eq!(receiver.recv(), Ok(11));
+
+    let options = QueueOptions::new().capacity(2).disconnect(true);
+    let mut samples = options.create_spsc::<u16>(segment, "samples").unwrap().sender().unwrap();
+    samples.send(0x1234).unwrap();
+    samples.close();
+
+    let (mut first, mut second) = Pipe::pair::<u8, i64>(segment, "pipe", 2).unwrap();
+    first.send(7).unwrap();
+    second.send(-2).unwrap();
+    drop(first);
+    second.release();
+
+    let (here, there) = Pipe::shared::<Order, f32>(segment, "shared", 1).unwrap();
+    here.send(ORDER).unwrap();
+    drop(there);
+
+    Value::<f64>::create(segment, "value", 1.5).unwrap();
+    Array::<i32>::create(segment, "array", 3).unwrap().write(0, &[1, -1, i32::MAX]).unwrap();
+    let lock = Lock::<[u8; 5]>::create(segment, "lock", [1, 2, 3, 4, 5]).unwrap().lock().unwrap();
+
+    let (sender_2, receiver_2) = Pipe::simplex::<u64>(segment, "one-way", 1).unwrap();
+    sender_2.release();
+    receiver_2.release();
+    (sender, receiver, samples, here, lock)
+}
+
+fn assert_same(mut found: Vec<u8>, mut expected: Vec<u8>) {
+    assert_eq!(found.len(), expected.len());
+    for volatile in VOLATILE {
+        found[volatile.clone()].fill(0);
+        expected[volatile].fill(0);
+    }
+    let words = found.chunks(8).zip(expected.chunks(8)).enumerate();
+    let wrong: Vec<String> = words
+        .filter(|(_, (found, expected))| found != expected)
+        .map(|(i, (found, expected))| format!("{:5}: {found:02x?} instead of {expected:02x?}", 8 * i))
+        .collect();
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_segment_has_the_bytes_that_are_written_down() {
+    let home = Home::new("named");
+    let segment = home.options().create("golden").unwrap();
+    let _kept = fill(&segment);
+    let file = fs::read(home.file()).unwrap();
+    assert!(VOLATILE.iter().all(|volatile| file[volatile.clone()].iter().any(|&b| b != 0)), "what changes is there");
+    assert_same(file, golden(0, std::process::id()));
+}
+
+#[test]
+fn a_persistent_segment_differs_by_one_bit_and_so_does_an_unnamed_one() {
+    let home = Home::new("flags");
+    let segment = home.options().persist(true).create("golden").unwrap();
+    let _kept = fill(&segment);
+    assert_same(fs::read(home.file()).unwrap(), golden(1, std::process::id()));
+
+    use std::os::fd::{AsFd, AsRawFd};
+    let segment = home.options().anonymous().unwrap();
+    let _kept = fill(&segment);
+    let file = fs::read(format!("/proc/self/fd/{}", segment.as_fd().as_raw_fd())).unwrap();
+    assert_same(file, golden(2, std::process::id()));
+}
+
+#[test]
+fn a_segment_that_relies_on_membarrier_says_so_and_nothing_else_differs() {
+    if !gimmal::capabilities().membarrier {
+        return;
+    }
+    let home = Home::new("fences");
+    let segment = home.options().full_fences(false).create("golden").unwrap();
+    let _kept = fill(&segment);
+    let mut expected = golden(0, std::process::id());
+    expected[28] = 1;
+    assert_same(fs::read(home.file()).unwrap(), expected);
+}
+
+/// The bytes are all there is to a segment: written by hand, they are one.
+#[test]
+fn what_is_written_down_is_a_segment_with_everything_in_it() {
+    let home = Home::new("by-hand");
+    // The process that made it is gone, and with it the lease of participant 1.
+    const GONE: u32 = 0x7fff_fff0;
+    fs::write(home.file(), golden(1, GONE)).unwrap();
+    let snapshot = home.options().inspect("golden").unwrap();
+    assert_eq!((snapshot.participants.len(), snapshot.participants[0].pid), (1, GONE));
+    assert!(!snapshot.participants[0].alive);
+
+    let segment = home.options().open("golden").unwrap();
+    assert_eq!((segment.size(), segment.free()), (SIZE, SIZE - END));
+    let jobs = Queue::<u32>::open(&segment, "jobs").unwrap();
+    let (sender, receiver) = (jobs.sender().unwrap(), jobs.receiver().unwrap());
+    sender.send(14).unwrap();
+    assert!(receiver.try_iter().eq([12, 13, 14]));
+
+    let mut samples = SpscQueue::<u16>::open(&segment, "samples").unwrap().receiver().unwrap();
+    assert_eq!((samples.recv(), samples.recv()), (Ok(0x1234), Err(RecvError::Closed)));
+
+    let mut second = Pipe::connect::<i64, u8>(&segment, "pipe").unwrap();
+    assert_eq!((second.recv(), second.recv()), (Ok(7), Err(RecvError::Disconnected)));
+    let mut first = Pipe::create::<u8, i64>(&segment, "pipe", 2).unwrap();
+    assert_eq!(first.recv(), Ok(-2));
+
+    let there = Pipe::shared_second::<f32, Order>(&segment, "shared", 1).unwrap();
+    assert_eq!((there.recv(), there.recv()), (Ok(ORDER), Err(RecvError::Disconnected)));
+
+    assert_eq!(Value::<f64>::open(&segment, "value").unwrap().load(Relaxed), 1.5);
+    assert_eq!(Array::<i32>::open(&segment, "array").unwrap().to_vec(), [1, -1, i32::MAX]);
+    let news = Lock::<[u8; 5]>::open(&segment, "lock").unwrap().lock().unwrap_err();
+    assert!(news.to_string().contains(&GONE.to_string()), "{news}");
+    assert_eq!(*news.into_guard().unwrap(), [1, 2, 3, 4, 5]);
+    assert!(Pipe::simplex_sender::<u64>(&segment, "one-way", 1).is_ok());
+}

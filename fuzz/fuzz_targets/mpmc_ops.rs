@@ -263,7 +263,7 @@ fn step<'q>(
             receivers.swap_remove(usize::from(which) % receivers.len());
         }
         Operation::Close => {
-            queue(model.next % 2 == 0).close();
+            queue(model.next.is_multiple_of(2)).close();
             model.closed = true;
         }
         Operation::Look => {

@@ -449,12 +449,13 @@ fn a_file_that_is_no_segment_is_refused_whatever_it_is() {
     assert!(matches!(error, Error::NotGimmal { .. }));
 }
 
-/// A persistent segment that nobody is attached to, with a queue, a pipe and a value, as bytes.
+/// A persistent segment that nobody is attached to, with a queue, a pipe, a value and a lock, as bytes.
 fn specimen(home: &Home) -> Vec<u8> {
     let segment = home.options().persist(true).create("specimen").unwrap();
     Queue::<u32>::create(&segment, "queue", 4).unwrap().sender().unwrap().send(1).unwrap();
     drop(Pipe::pair::<u8, u64>(&segment, "pipe", 2).unwrap());
     Value::<u64>::create(&segment, "value", 7).unwrap();
+    Lock::<()>::create(&segment, "lock", ()).unwrap();
     drop(segment);
     fs::read(home.file("specimen")).unwrap()
 }
@@ -632,7 +633,9 @@ fn an_entry_that_leads_astray_is_found_before_it_is_followed() {
         long(16, field(0, 16)),    // in the place of another object
     ];
     let value = [long(24, 64), long(24, 256), number(40, 0), number(44, 3), long(16, field(1, 16))];
-    let all = [(0, "queue", &queue[..]), (1, "pipe", &pipe[..]), (2, "value", &value[..])];
+    // The last one, behind which there is room.
+    let lock = [long(16, field(3, 16) + 64), long(16, field(3, 16) + 127), number(44, 128), number(44, 1 << 30)];
+    let all = [(0, "queue", &queue[..]), (1, "pipe", &pipe[..]), (2, "value", &value[..]), (3, "lock", &lock[..])];
     for (entry, name, patches) in all {
         for (at, patch) in patches {
             fs::write(home.file("other"), patched(&bytes, directory + entry * 192 + at, patch)).unwrap();
@@ -642,7 +645,7 @@ fn an_entry_that_leads_astray_is_found_before_it_is_followed() {
             provoke!(&home, words, home.options().inspect("other"), Error::Corrupt { .. });
             // The segment itself may be joined, and left; nothing of it is followed.
             let Ok(segment) = home.options().open("other") else { continue };
-            provoke!(&home, words, Value::<u64>::open(&segment, "value"), Error::Corrupt { .. });
+            provoke!(&home, words, Lock::<()>::open(&segment, "lock"), Error::Corrupt { .. });
             provoke!(&home, words, Queue::<u32>::create(&segment, "new", 1), Error::Corrupt { .. });
             provoke!(&home, words, segment.snapshot(), Error::Corrupt { .. });
             assert!(segment.free() < segment.size(), "{what}");
@@ -707,7 +710,7 @@ fn a_sealed_descriptor_must_be_an_unnamed_segment() {
     assert!(matches!(try_with(&unnamed[..8192], &["8192"]), Error::Truncated { .. }));
     assert!(matches!(try_with(&patched(&unnamed, 8, &[9]), &["9"]), Error::Version { found: 9, .. }));
     let fd = memory_file(&unnamed, SIZE_SEALS);
-    assert_eq!(Segment::from_fd(&fd).unwrap().snapshot().unwrap().objects.len(), 3, "else it is one");
+    assert_eq!(Segment::from_fd(&fd).unwrap().snapshot().unwrap().objects.len(), 4, "else it is one");
 }
 
 /// Opens and creates with fewer and fewer descriptors to be had.

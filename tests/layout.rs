@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 
 use gimmal::bytemuck::{Pod, Zeroable};
-use gimmal::{Array, Lock, Pipe, Queue, QueueOptions, RecvError, Segment, SegmentOptions, SpscQueue, Value};
+use gimmal::{Array, Lock, Pipe, Queue, QueueOptions, Segment, SegmentOptions, SpscQueue, TryRecvError, Value};
 
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(C)]
@@ -336,15 +336,15 @@ fn what_is_written_down_is_a_segment_with_everything_in_it() {
     assert!(receiver.try_iter().eq([12, 13, 14]));
 
     let mut samples = SpscQueue::<u16>::open(&segment, "samples").unwrap().receiver().unwrap();
-    assert_eq!((samples.recv(), samples.recv()), (Ok(0x1234), Err(RecvError::Closed)));
+    assert_eq!((samples.try_recv(), samples.try_recv()), (Ok(0x1234), Err(TryRecvError::Closed)));
 
     let mut second = Pipe::connect::<i64, u8>(&segment, "pipe").unwrap();
-    assert_eq!((second.recv(), second.recv()), (Ok(7), Err(RecvError::Disconnected)));
+    assert_eq!((second.try_recv(), second.try_recv()), (Ok(7), Err(TryRecvError::Disconnected)));
     let mut first = Pipe::create::<u8, i64>(&segment, "pipe", 2).unwrap();
-    assert_eq!(first.recv(), Ok(-2));
+    assert_eq!(first.try_recv(), Ok(-2));
 
     let there = Pipe::shared_second::<f32, Order>(&segment, "shared", 1).unwrap();
-    assert_eq!((there.recv(), there.recv()), (Ok(ORDER), Err(RecvError::Disconnected)));
+    assert_eq!((there.try_recv(), there.try_recv()), (Ok(ORDER), Err(TryRecvError::Disconnected)));
 
     assert_eq!(Value::<f64>::open(&segment, "value").unwrap().load(Relaxed), 1.5);
     assert_eq!(Array::<i32>::open(&segment, "array").unwrap().to_vec(), [1, -1, i32::MAX]);
@@ -352,4 +352,55 @@ fn what_is_written_down_is_a_segment_with_everything_in_it() {
     assert!(news.to_string().contains(&GONE.to_string()), "{news}");
     assert_eq!(*news.into_guard().unwrap(), [1, 2, 3, 4, 5]);
     assert!(Pipe::simplex_sender::<u64>(&segment, "one-way", 1).is_ok());
+}
+
+/// What no living process leaves behind for long.
+#[test]
+fn the_states_of_the_dead_are_read_as_they_are_written_down() {
+    const GONE: u32 = 0x7fff_fff0;
+    const WRITING: u64 = 1 << 12;
+    const READING: u64 = 3 << 12;
+    const ORPHAN: u64 = 4 << 12;
+    const SEAT_DIED: u64 = 3 << 12;
+    const LOCK_DIED: u64 = 2 << 12;
+    const REPAIRS: usize = 8;
+    let home = Home::new("dead");
+    let mut bytes = golden(1, GONE);
+    let mut set = |at: usize, n: u64| bytes[at..at + 8].copy_from_slice(&n.to_le_bytes());
+    // Participant 1 died in the middle of a receive and of a send; of one who died before it a message is due again.
+    set(JOBS + SLOTS + 16, READING | 1);
+    set(JOBS + SLOTS + 32, ORPHAN);
+    set(JOBS + SLOTS + 48, WRITING | 1);
+    set(JOBS + REPAIRS, 1);
+    set(JOBS + HEAD, 2);
+    set(SHARED + SLOTS, READING | 1);
+    set(SAMPLES, 0); // not closed
+    set(PIPE + SENDERS, u64::from(GONE) << 32 | SEAT_DIED);
+    set(LOCK, u64::from(GONE) << 32 | LOCK_DIED);
+    fs::write(home.file(), bytes).unwrap();
+
+    let segment = home.options().open("golden").unwrap();
+    assert_eq!(segment.snapshot().unwrap().participants.len(), 1);
+    let file = fs::read(home.file()).unwrap();
+    let word = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap());
+    assert_eq!(
+        [word(JOBS + SLOTS + 16), word(JOBS + SLOTS + 32), word(JOBS + SLOTS + 48), word(SHARED + SLOTS)],
+        [ORPHAN, ORPHAN, LAP | FREE, ORPHAN]
+    );
+    // Participant 1 is now we, who have none of these.
+    assert_eq!([word(JOBS + SENDERS), word(JOBS + RECEIVERS), word(SHARED + SENDERS)], [1, 1, 1]);
+    assert_eq!(word(SAMPLES + SENDERS), u64::from(GONE) << 32 | SEAT_DIED);
+
+    let jobs = Queue::<u32>::open(&segment, "jobs").unwrap();
+    assert_eq!(jobs.len(), 2);
+    let receiver = jobs.receiver().unwrap();
+    assert!(receiver.try_iter().eq([12, 13]));
+    let mut samples = SpscQueue::<u16>::open(&segment, "samples").unwrap().receiver().unwrap();
+    assert_eq!((samples.try_recv(), samples.try_recv()), (Ok(0x1234), Err(TryRecvError::Disconnected)));
+    let mut second = Pipe::connect::<i64, u8>(&segment, "pipe").unwrap();
+    assert_eq!((second.try_recv(), second.try_recv()), (Ok(7), Err(TryRecvError::Disconnected)));
+    let there = Pipe::shared_second::<f32, Order>(&segment, "shared", 1).unwrap();
+    assert_eq!((there.try_recv(), there.try_recv()), (Ok(ORDER), Err(TryRecvError::Disconnected)));
+    let news = Lock::<[u8; 5]>::open(&segment, "lock").unwrap().try_lock().unwrap_err();
+    assert!(news.is_owner_died() && news.to_string().contains(&GONE.to_string()), "{news}");
 }

@@ -137,12 +137,13 @@ struct Op {
 
 fn element() -> impl Strategy<Value = Type> {
     use Type::*;
-    prop_oneof![Just(U8), Just(I8), Just(U64), Just(F64), Just(Triple), Just(Order)]
+    // Mostly the same, so that names meet with little else that differs.
+    prop_oneof![6 => Just(U64), 1 => Just(U8), 1 => Just(I8), 1 => Just(F64), 1 => Just(Triple), 1 => Just(Order)]
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let name = prop_oneof![
-        20 => "[a-f]",
+        20 => "[a-c]",
         10 => "[g-z][0-9._-]{0,3}",
         1 => "x{62,64}",
         1 => Just(String::new()),
@@ -158,7 +159,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         Just(What::Array),
         Just(What::Lock),
     ];
-    let capacity = prop_oneof![20 => 1..10_usize, 4 => 10..200_usize, 1 => Just(1 << 30)];
+    let capacity = prop_oneof![20 => Just(4_usize), 10 => 1..10_usize, 4 => 10..200_usize, 1 => Just(1 << 30)];
     let how = prop_oneof![Just(How::Create), Just(How::Open), Just(How::OpenOrCreate)];
     let op = (name, what, element(), element(), capacity, how, 0..2_usize).prop_map(
         |(name, what, element, back, capacity, how, participant)| Op {

@@ -16,7 +16,7 @@ use support::{
     resume, stop, until, until_asleep,
 };
 
-const ENTRIES: [Entry; 25] = gimmal::entries![
+const ENTRIES: [Entry; 26] = gimmal::entries![
     send_range,
     receive_and_mark,
     send_slices,
@@ -40,6 +40,7 @@ const ENTRIES: [Entry; 25] = gimmal::entries![
     notify_for_nothing,
     send_huge,
     receive_huge,
+    receive_huge_batches,
     take_seat,
     copy_through_anonymous,
 ];
@@ -975,6 +976,52 @@ fn receiver_that_is_stopped_in_the_middle_is_passed_by_the_others_and_goes_on() 
     queue.close();
     join_well(&mut child);
     assert_eq!(Value::<u64>::open(&scratch, "sum").unwrap().load(Acquire), sum, "each message to exactly one");
+}
+
+/// Receives batches.
+fn receive_huge_batches(context: &Context) -> Outcome {
+    die_with_parent();
+    let segment = context.segment(0)?;
+    let count = Value::<u64>::open(segment, "count")?;
+    let receiver = Queue::<Huge>::open(segment, "queue")?.receiver()?;
+    let mut buffer = Vec::new();
+    loop {
+        buffer.clear();
+        let received = receiver.recv_many(&mut buffer, 4)? as u64;
+        count.fetch_add(received, Release);
+    }
+}
+
+/// None of the messages of a batch counts as received before the call is about to return.
+#[test]
+fn batch_that_is_being_received_comes_back_whole_when_the_receiver_dies() {
+    let (scratch, queue, slots) = huge_queue("killed-batch");
+    let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    let count = Value::<u64>::open(&scratch, "count").unwrap();
+    let (mut child, mut random) = (start("receive_huge_batches", &scratch, &[]), support::Random::announced("batch"));
+    let (begin, mut sent) = (Instant::now(), 0);
+    let held = loop {
+        while sender.try_send(Huge::make(sent + 1)).is_ok() {
+            sent += 1;
+        }
+        random.spin();
+        assert!(stop(&child), "it ended");
+        let peer = scratch.peers().into_iter().find(|peer| peer.pid == child.pid());
+        let claims = peer.map_or(Vec::new(), |peer| slots.claims(peer.id));
+        let mut held: Vec<u64> =
+            claims.iter().map(|claim| if let Claim::Reading(n) = claim { *n } else { 0 }).collect();
+        held.sort_unstable();
+        // Two at least, from the one after the last that was received: it has not begun to let go of them.
+        if held.len() >= 2 && held[0] == count.load(Acquire) + 1 {
+            break held;
+        }
+        resume(&child);
+        assert!(begin.elapsed() < LONG, "it never holds several messages at once");
+    };
+    assert!(kill_and_reap(&mut child));
+    scratch.recover().unwrap();
+    let rest: Vec<u64> = receiver.try_iter().map(|message| message.value()).collect();
+    assert!(rest.iter().copied().eq(held[0]..=sent), "it held {held:?}, {sent} were sent, and {rest:?} are left");
 }
 
 // --- segments ---

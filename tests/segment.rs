@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::ops::Deref;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -195,6 +195,28 @@ fn many_objects_are_found_by_their_names() {
     }
     let objects = segment.snapshot().unwrap().objects;
     assert!(objects.iter().enumerate().all(|(i, object)| object.name == format!("value-{i}")));
+}
+
+/// A creator that is killed after it has written to the heap, and before it has said so, leaves that behind.
+#[test]
+fn an_object_begins_with_zeros_whatever_was_there_before() {
+    let home = Home::new("zeros");
+    let segment = home.options().create("s").unwrap();
+    let used = segment.snapshot().unwrap().used;
+    let file = File::options().write(true).open(home.join("gimmal.s")).unwrap();
+    file.write_all_at(&vec![0xff; segment.free()], used as u64).unwrap();
+    let queue = Queue::<u64>::create(&segment, "queue", 8).unwrap();
+    let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    assert!(receiver.try_recv().unwrap_err().is_empty());
+    sender.send_slice(&[1, 2, 3]).unwrap();
+    assert!(receiver.try_iter().eq([1, 2, 3]));
+    assert_eq!(Array::<u32>::create(&segment, "array", 50).unwrap().to_vec(), [0; 50]);
+    assert_eq!(*Lock::<u8>::create(&segment, "lock", 5).unwrap().try_lock().unwrap(), 5);
+    let mut end = Pipe::create::<u8, u8>(&segment, "pipe", 2).unwrap();
+    end.send_slice(&[1, 2]).unwrap();
+    let value = Value::<u64>::create(&segment, "value", 6).unwrap();
+    assert_eq!(value.load(Relaxed), 6);
+    value.notify_all();
 }
 
 // --- coming and going ---

@@ -28,8 +28,8 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 const ENTRIES: [Entry; 1] = gimmal::entries![peer];
-/// Messages that a queue holds; in bytes, about what an OS pipe holds for the smaller ones.
-const CAPACITY: usize = 256;
+/// What a queue holds, in bytes: as much as an OS pipe.
+const CAPACITY_BYTES: usize = 64 << 10;
 /// Far longer than spinning takes before a wait goes to sleep.
 const UNTIL_ASLEEP: Duration = Duration::from_micros(60);
 const SIZES: [usize; 4] = [8, 64, 256, 4096];
@@ -82,14 +82,14 @@ impl Plan {
         let has = |flag: &str| std::env::args().any(|argument| argument == flag);
         // Without --bench this is `cargo test --benches`, which wants to know whether it runs at all.
         let quick = has("--quick") || std::env::var_os("GIMMAL_BENCH_QUICK").is_some() || !has("--bench");
-        Self { rounds: if quick { 1 } else { 9 }, quick, json: has("--json") }
+        Self { rounds: if quick { 1 } else { 7 }, quick, json: has("--json") }
     }
 
     fn count(&self, bytes: usize, pattern: usize) -> u64 {
         let full = match pattern {
-            STREAM => 150_000_000 / (1500 + bytes as u64),
-            ASLEEP => 300,
-            _ => 5_000,
+            STREAM => 60_000_000 / (1500 + bytes as u64),
+            ASLEEP => 200,
+            _ => 3_000,
         };
         if self.quick { full / 20 } else { full }
     }
@@ -230,8 +230,8 @@ where
     fn open(segment: &Segment, first: bool) -> Result<Self, gimmal::Error> {
         let (out, back) = if first { ("there", "back") } else { ("back", "there") };
         let name = |kind: &str, way: &str| format!("{kind}-{way}-{}", 8 * N);
-        let mpmc = |way| Queue::<[u64; N]>::open_or_create(segment, &name("mpmc", way), CAPACITY);
-        let spsc = |way| SpscQueue::<[u64; N]>::open_or_create(segment, &name("spsc", way), CAPACITY);
+        let mpmc = |way| Queue::<[u64; N]>::open_or_create(segment, &name("mpmc", way), CAPACITY_BYTES / (8 * N));
+        let spsc = |way| SpscQueue::<[u64; N]>::open_or_create(segment, &name("spsc", way), CAPACITY_BYTES / (8 * N));
         Ok(Self {
             mpmc: Mpmc(mpmc(out)?.sender()?, mpmc(back)?.receiver()?),
             spsc: Spsc(spsc(out)?.sender()?, spsc(back)?.receiver()?),

@@ -240,7 +240,7 @@ impl<T: Pod> Lock<T> {
         if token == Token::NOBODY {
             return Err(LockError::Detached);
         }
-        let ours = u64::from(std::process::id()) << 32 | HELD | u64::from(token.id());
+        let ours = u64::from(self.attached.pid()) << 32 | HELD | u64::from(token.id());
         let word = &self.header().word;
         let now = word.load(Ordering::Relaxed);
         // Acquire: what the previous holder wrote comes before what we read.

@@ -187,6 +187,11 @@ impl Attached {
         }
     }
 
+    /// Our process id, if we are somebody.
+    pub(crate) fn pid(&self) -> u32 {
+        self.membership.pid()
+    }
+
     /// Our participant id, or 0.
     #[inline(always)]
     pub(crate) fn id(&self) -> u16 {

@@ -53,6 +53,8 @@ impl Token {
 pub(crate) struct Membership {
     /// Read on every message; the rest of the struct is not.
     token: CachePadded<AtomicU32>,
+    /// Our process id: asking the system for it takes longer than a lock.
+    pid: AtomicU32,
     /// The descriptor that holds the lease; -1 without one. Opened and closed under `roles`, which fork handlers hold, so
     /// that no child inherits one it does not know of.
     lease: AtomicI32,
@@ -94,6 +96,7 @@ impl Membership {
         GROWING.with(|()| {
             let membership: &'static mut Self = Box::leak(Box::new(Self {
                 token: CachePadded::new(AtomicU32::new(0)),
+                pid: AtomicU32::new(0),
                 lease: AtomicI32::new(-1),
                 admission: Spin::new(()),
                 repairing: Spin::new(()),
@@ -118,6 +121,11 @@ impl Membership {
     #[inline(always)]
     pub(crate) fn token(&self) -> Token {
         Token(self.token.load(Ordering::Relaxed))
+    }
+
+    /// Our process id, if we are somebody.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.load(Ordering::Relaxed)
     }
 
     /// Opens a description of its own for our lease.
@@ -150,6 +158,7 @@ impl Membership {
     pub(crate) fn become_participant(&self, id: u16, announce: impl Fn(&Role)) {
         self.roles.with(|roles| {
             roles.iter().for_each(announce);
+            self.pid.store(std::process::id(), Ordering::Relaxed);
             // Release: whoever sees the token sees the lease.
             self.token.store(Token::new(id).0, Ordering::Release);
         });

@@ -370,8 +370,10 @@ fn attend(context: &Context) -> Outcome {
     let attending = Value::<u32>::open(&segment, "attending")?;
     attending.store(1, std::sync::atomic::Ordering::Release);
     attending.notify_all();
-    attending.wait_while(|_| true);
-    Ok(())
+    // Not in a wait of ours, which would look around and repair after others.
+    loop {
+        thread::park();
+    }
 }
 
 /// Leaves a segment behind whose only participant was killed.

@@ -1013,3 +1013,14 @@ fn a_wait_in_a_segment_whose_name_is_gone_ends_as_any_other() {
     assert_eq!(waiter.join().unwrap(), Ok(1));
     assert!(value.wait_while_timeout(Duration::from_millis(1), |v| v == 1).is_err());
 }
+
+/// Refused before a page is taken: where /dev/shm is as large as the memory, running into its end would be the end of
+/// somebody else. The far end of the scale only, which nothing could begin to allocate in the time of this test.
+#[test]
+fn a_size_beyond_all_memory_is_refused_at_once() {
+    let name = format!("t-segment-{}-beyond", std::process::id());
+    let options = Segment::options().size(1 << 50);
+    assert!(matches!(options.create(&name), Err(Error::NoSpace { size, .. }) if size == 1 << 50));
+    assert!(matches!(options.anonymous(), Err(Error::NoSpace { .. })));
+    assert!(is_not_found(Segment::open(&name)));
+}

@@ -454,9 +454,11 @@ fn being_woken_often_keeps_nobody_from_looking_around() {
         });
         let looks = Cell::new(0);
         let look = || looks.set(looks.get() + 1);
-        let visitor = Visitor { passed: || false, look, patience: Duration::from_millis(5) };
+        let deadline = Deadline::after(PATIENCE);
+        let passed = || deadline.is_some_and(Deadline::passed);
+        let visitor = Visitor { passed, look, patience: Duration::from_millis(5) };
         let attempt = || if looks.get() < 2 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
-        assert_eq!(event.wait(&visitor, None, attempt), Some(()));
+        assert_eq!(event.wait(&visitor, deadline, attempt), Some(()));
         done.store(1, Ordering::Relaxed);
     });
 }

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, FallocateFlags, FcntlArg, OFlag, SealFlag, fallocate, fcntl, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, unlinkat};
 
 /// What a file is, as far as a segment cares.
@@ -75,9 +76,17 @@ pub(crate) fn size_is_sealed(file: BorrowedFd<'_>) -> bool {
 }
 
 fn reserve(file: &OwnedFd, size: u64) -> Result<(), Errno> {
+    if !fits(file, size)? {
+        return Err(Errno::ENOSPC);
+    }
     let size = i64::try_from(size).map_err(|_| Errno::EFBIG)?;
+    // All at once: what is beyond the file system is refused before the first page is taken.
+    match fallocate(file, FallocateFlags::empty(), 0, size) {
+        Err(Errno::EINTR) => {}
+        result => return result,
+    }
+    // A signal makes the kernel give a whole call up; in pieces it gets further each time.
     let mut done = 0;
-    // In pieces: a signal makes the kernel give a whole call up.
     while done < size {
         match fallocate(file, FallocateFlags::empty(), done, (size - done).min(64 << 20)) {
             Err(Errno::EINTR) => {}
@@ -88,6 +97,27 @@ fn reserve(file: &OwnedFd, size: u64) -> Result<(), Errno> {
         }
     }
     Ok(())
+}
+
+/// Whether `size` bytes fit into the file system as it is, and, where that is memory, into what is free of it: the kernel
+/// would rather kill processes than refuse pages. A memfd has no other limit.
+fn fits(file: &OwnedFd, size: u64) -> Result<bool, Errno> {
+    let system = fstatfs(file)?;
+    let room = system.blocks_available().saturating_mul(system.block_size() as u64);
+    if system.blocks() > 0 && size > room {
+        return Ok(false);
+    }
+    Ok(system.filesystem_type() != TMPFS_MAGIC || memory_available().is_none_or(|available| size <= available))
+}
+
+/// Bytes of memory and swap that can be had without hardship, if /proc tells.
+fn memory_available() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kibibytes = |name: &str| -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim_start_matches(':').split_whitespace().next()?.parse().ok()
+    };
+    Some((kibibytes("MemAvailable")? + kibibytes("SwapFree").unwrap_or(0)).saturating_mul(1024))
 }
 
 /// Gives the unnamed `file` its name; EEXIST if somebody else was first.

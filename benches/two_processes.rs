@@ -46,9 +46,6 @@ fn main() {
     process::init(&ENTRIES);
     let plan = Plan::from_arguments();
     let mut parent = Parent::start();
-    // Waits once before anything is pinned, as the other process has done: the library looks only once at how many
-    // processors there are, and does not spin if it seems to be one.
-    let _ = parent.replies.recv_timeout(Duration::from_millis(1));
     let mut results: BTreeMap<Key, Samples> = BTreeMap::new();
     for round in usize::from(plan.quick)..=plan.rounds {
         for pinned in [true, false] {

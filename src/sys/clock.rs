@@ -21,8 +21,13 @@ pub(crate) fn from_unix_nanos(nanos: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_nanos(nanos)
 }
 
-/// Whether another thread can run while this one spins.
+/// Whether a peer can run while this thread spins. The machine's processors count, not those we may use ourselves: a process
+/// that is pinned to one has its peers on the others.
 pub(crate) fn many_cpus() -> bool {
     static MANY: OnceLock<bool> = OnceLock::new();
-    *MANY.get_or_init(|| std::thread::available_parallelism().is_ok_and(|n| n.get() > 1))
+    *MANY.get_or_init(|| {
+        // SAFETY: only asks.
+        let online = unsafe { nix::libc::sysconf(nix::libc::_SC_NPROCESSORS_ONLN) };
+        online > 1
+    })
 }

@@ -11,7 +11,7 @@ use core::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::deadline::Deadline;
-use crate::error::{RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError};
+use crate::error::{Departure, RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError};
 use crate::event::{ALL, Event, Surroundings};
 use crate::layout::ENTRY_DISCONNECT;
 use crate::object::Object;
@@ -110,9 +110,9 @@ impl Channel {
         self.header().not_full.notify(clamp(n), self.mode);
     }
 
-    /// Whether nobody with an end on `side` is left of those who were there; MPMC rings.
-    pub(crate) fn nobody_left(&self, side: Side) -> bool {
-        repair::nobody_left(self.header(), side)
+    /// How the last one with an end on `side` went, if nobody is left of those who were there; MPMC rings.
+    pub(crate) fn nobody_left(&self, side: Side) -> Option<Departure> {
+        repair::nobody_left(self.header(), side).then(|| repair::departure(self.header(), side))
     }
 
     /// Repeats `attempt` on behalf of a sender until it is something else than Full.
@@ -125,7 +125,9 @@ impl Channel {
             Ok(()) => ControlFlow::Break(Ok(())),
             Err(TrySendError::Full(())) => ControlFlow::Continue(()),
             Err(TrySendError::Closed(())) => ControlFlow::Break(Err(SendTimeoutError::Closed(()))),
-            Err(TrySendError::Disconnected(())) => ControlFlow::Break(Err(SendTimeoutError::Disconnected(()))),
+            Err(TrySendError::Disconnected { message, peer }) => {
+                ControlFlow::Break(Err(SendTimeoutError::Disconnected { message, peer }))
+            }
             Err(TrySendError::Detached(())) => ControlFlow::Break(Err(SendTimeoutError::Detached(()))),
         });
         sent.unwrap_or(Err(SendTimeoutError::Timeout(())))
@@ -141,7 +143,9 @@ impl Channel {
             Ok(value) => ControlFlow::Break(Ok(value)),
             Err(TryRecvError::Empty) => ControlFlow::Continue(()),
             Err(TryRecvError::Closed) => ControlFlow::Break(Err(RecvTimeoutError::Closed)),
-            Err(TryRecvError::Disconnected) => ControlFlow::Break(Err(RecvTimeoutError::Disconnected)),
+            Err(TryRecvError::Disconnected { peer }) => {
+                ControlFlow::Break(Err(RecvTimeoutError::Disconnected { peer }))
+            }
             Err(TryRecvError::Detached) => ControlFlow::Break(Err(RecvTimeoutError::Detached)),
         });
         received.unwrap_or(Err(RecvTimeoutError::Timeout))
@@ -166,7 +170,7 @@ fn clamp(n: usize) -> u32 {
 pub(crate) fn no_deadline<T>(result: Result<(), SendTimeoutError<T>>) -> Result<(), SendError<T>> {
     result.map_err(|e| match e {
         SendTimeoutError::Closed(v) => SendError::Closed(v),
-        SendTimeoutError::Disconnected(v) => SendError::Disconnected(v),
+        SendTimeoutError::Disconnected { message, peer } => SendError::Disconnected { message, peer },
         SendTimeoutError::Detached(v) | SendTimeoutError::Timeout(v) => SendError::Detached(v),
     })
 }
@@ -175,7 +179,7 @@ pub(crate) fn no_deadline<T>(result: Result<(), SendTimeoutError<T>>) -> Result<
 pub(crate) fn no_deadline_recv<R>(result: Result<R, RecvTimeoutError>) -> Result<R, RecvError> {
     result.map_err(|e| match e {
         RecvTimeoutError::Closed => RecvError::Closed,
-        RecvTimeoutError::Disconnected => RecvError::Disconnected,
+        RecvTimeoutError::Disconnected { peer } => RecvError::Disconnected { peer },
         RecvTimeoutError::Detached | RecvTimeoutError::Timeout => RecvError::Detached,
     })
 }

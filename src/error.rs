@@ -308,13 +308,33 @@ impl fmt::Display for Error {
 /// The message of [`Error::Io`] includes its source, so `source()` does not name it again.
 impl std::error::Error for Error {}
 
+/// How the last holder of the other side went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// It let its end go.
+    Closed,
+    /// Its process ended without doing so: killed, crashed, or exited.
+    Died {
+        /// The process id, as it saw itself.
+        pid: u32,
+    },
+}
+
+impl fmt::Display for Departure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("the other side is gone"),
+            Self::Died { pid } => write!(f, "the other side is gone: process {pid} died"),
+        }
+    }
+}
+
 /// The reasons for which a call can end without having done anything, shared by the families below.
 macro_rules! reasons {
     (Full) => { "the queue is full: receive from it, or use a blocking send" };
     (Empty) => { "the queue is empty" };
     (Timeout) => { "the time is up" };
     (Closed) => { "the queue is closed" };
-    (Disconnected) => { "the other side is gone" };
     (Detached) => { "this process is not attached: it was forked and could not join the segment, or the exclusive end belongs to another process" };
 }
 
@@ -324,25 +344,41 @@ macro_rules! send_errors {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq)]
         #[non_exhaustive]
-        pub enum $name<T> {$(
-            #[doc = concat!(reasons!($variant), ".")]
-            $variant(T),
-        )+}
+        pub enum $name<T> {
+            $(
+                #[doc = concat!(reasons!($variant), ".")]
+                $variant(T),
+            )+
+            /// Nobody is left to receive.
+            Disconnected {
+                /// The message.
+                message: T,
+                /// How the last receiver went.
+                peer: Departure,
+            },
+        }
 
         impl<T> $name<T> {
             /// The message that was not sent.
             pub fn into_inner(self) -> T {
-                match self { $(Self::$variant(value) => value,)+ }
+                match self {
+                    $(Self::$variant(value) => value,)+
+                    Self::Disconnected { message, .. } => message,
+                }
             }
 
-            /// The same reason, about `value`.
+            /// The same reason, about `message`.
             #[allow(dead_code)]
-            pub(crate) fn with<U>(&self, value: U) -> $name<U> {
-                match self { $(Self::$variant(_) => $name::$variant(value),)+ }
+            pub(crate) fn with<U>(&self, message: U) -> $name<U> {
+                match *self {
+                    $(Self::$variant(_) => $name::$variant(message),)+
+                    Self::Disconnected { peer, .. } => $name::Disconnected { message, peer },
+                }
             }
 
-            fn reason(&self) -> (&'static str, &'static str) {
-                match self { $(Self::$variant(_) => (stringify!($variant), reasons!($variant)),)+ }
+            /// Whether nobody is left to receive.
+            pub fn is_disconnected(&self) -> bool {
+                matches!(self, Self::Disconnected { .. })
             }
 
             send_errors!(@tests $($variant)+);
@@ -350,13 +386,21 @@ macro_rules! send_errors {
 
         impl<T> fmt::Debug for $name<T> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}(..)", self.reason().0)
+                match self {
+                    $(Self::$variant(_) => f.write_str(concat!(stringify!($variant), "(..)")),)+
+                    Self::Disconnected { peer, .. } => {
+                        f.debug_struct("Disconnected").field("peer", peer).finish_non_exhaustive()
+                    }
+                }
             }
         }
 
         impl<T> fmt::Display for $name<T> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "not sent: {}", self.reason().1)
+                match self {
+                    $(Self::$variant(_) => f.write_str(concat!("not sent: ", reasons!($variant))),)+
+                    Self::Disconnected { peer, .. } => write!(f, "not sent: {peer}"),
+                }
             }
         }
 
@@ -375,20 +419,16 @@ macro_rules! send_errors {
         /// Whether the queue was closed.
         pub fn is_closed(&self) -> bool { matches!(self, Self::Closed(_)) }
     };
-    (@test Disconnected) => {
-        /// Whether nobody is left to receive.
-        pub fn is_disconnected(&self) -> bool { matches!(self, Self::Disconnected(_)) }
-    };
     (@test Detached) => {};
 }
 
 send_errors! {
     /// Why a `try_send` did not send.
-    TrySendError { Full, Closed, Disconnected, Detached }
+    TrySendError { Full, Closed, Detached }
     /// Why a `send` gave up.
-    SendError { Closed, Disconnected, Detached }
+    SendError { Closed, Detached }
     /// Why a `send_timeout` or `send_deadline` gave up.
-    SendTimeoutError { Timeout, Closed, Disconnected, Detached }
+    SendTimeoutError { Timeout, Closed, Detached }
 }
 
 /// Errors of receives.
@@ -397,19 +437,33 @@ macro_rules! recv_errors {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[non_exhaustive]
-        pub enum $name {$(
-            #[doc = concat!(reasons!($variant), ".")]
-            $variant,
-        )+}
+        pub enum $name {
+            $(
+                #[doc = concat!(reasons!($variant), ".")]
+                $variant,
+            )+
+            /// Nobody is left to send, and all is drained.
+            Disconnected {
+                /// How the last sender went.
+                peer: Departure,
+            },
+        }
 
         impl $name {
+            /// Whether nobody is left to send, and all is drained.
+            pub fn is_disconnected(&self) -> bool {
+                matches!(self, Self::Disconnected { .. })
+            }
+
             $(recv_errors!(@test $variant);)+
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let reason = match self { $(Self::$variant => reasons!($variant),)+ };
-                write!(f, "nothing received: {reason}")
+                match self {
+                    $(Self::$variant => f.write_str(concat!("nothing received: ", reasons!($variant))),)+
+                    Self::Disconnected { peer } => write!(f, "nothing received: {peer}"),
+                }
             }
         }
 
@@ -427,20 +481,16 @@ macro_rules! recv_errors {
         /// Whether the queue was closed, and is drained.
         pub fn is_closed(&self) -> bool { matches!(self, Self::Closed) }
     };
-    (@test Disconnected) => {
-        /// Whether nobody is left to send, and all is drained.
-        pub fn is_disconnected(&self) -> bool { matches!(self, Self::Disconnected) }
-    };
     (@test Detached) => {};
 }
 
 recv_errors! {
     /// Why a `try_recv` returned nothing.
-    TryRecvError { Empty, Closed, Disconnected, Detached }
+    TryRecvError { Empty, Closed, Detached }
     /// Why a `recv` gave up. `Closed` and `Disconnected` come after the last message.
-    RecvError { Closed, Disconnected, Detached }
+    RecvError { Closed, Detached }
     /// Why a `recv_timeout` or `recv_deadline` gave up.
-    RecvTimeoutError { Timeout, Closed, Disconnected, Detached }
+    RecvTimeoutError { Timeout, Closed, Detached }
 }
 
 /// Why a `send_slice` stopped, and after how many messages.
@@ -477,36 +527,29 @@ impl fmt::Display for Timeout {
 impl std::error::Error for Timeout {}
 
 macro_rules! widen {
-    ($($from:ident => $to:ident { $($variant:ident),+ })+) => {$(
+    ($($from:ident => $($to:ident),+;)+) => {$($(
         impl<T> From<$from<T>> for $to<T> {
             fn from(e: $from<T>) -> Self {
-                match e { $($from::$variant(value) => Self::$variant(value),)+ }
+                match e {
+                    $from::Closed(value) => Self::Closed(value),
+                    $from::Disconnected { message, peer } => Self::Disconnected { message, peer },
+                    $from::Detached(value) => Self::Detached(value),
+                }
+            }
+        }
+    )+)+};
+    (recv: $($to:ident),+) => {$(
+        impl From<RecvError> for $to {
+            fn from(e: RecvError) -> Self {
+                match e {
+                    RecvError::Closed => Self::Closed,
+                    RecvError::Disconnected { peer } => Self::Disconnected { peer },
+                    RecvError::Detached => Self::Detached,
+                }
             }
         }
     )+};
 }
 
-widen! {
-    SendError => TrySendError { Closed, Disconnected, Detached }
-    SendError => SendTimeoutError { Closed, Disconnected, Detached }
-}
-
-impl From<RecvError> for TryRecvError {
-    fn from(e: RecvError) -> Self {
-        match e {
-            RecvError::Closed => Self::Closed,
-            RecvError::Disconnected => Self::Disconnected,
-            RecvError::Detached => Self::Detached,
-        }
-    }
-}
-
-impl From<RecvError> for RecvTimeoutError {
-    fn from(e: RecvError) -> Self {
-        match e {
-            RecvError::Closed => Self::Closed,
-            RecvError::Disconnected => Self::Disconnected,
-            RecvError::Detached => Self::Detached,
-        }
-    }
-}
+widen! { SendError => TrySendError, SendTimeoutError; }
+widen! { recv: TryRecvError, RecvTimeoutError }

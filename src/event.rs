@@ -19,8 +19,11 @@
 //!    in `t` had read `seq` before the bump and is awake or cannot fall asleep on it. Both numbers only grow, so there
 //!    is no clearing that could overtake a new sleeper, and a killed sleeper leaks nothing but one extra wake call.
 //! 4. *A wake is not wasted.* A thread that was woken and leaves without taking anything passes the wake on.
-//! 5. *A waker or a woken thread that is killed* is covered by whoever notices the death: every sleeper is woken. Until
-//!    then sleepers look at the leases every [`LOOK`].
+//! 5. *A waker or a woken thread that is killed* is covered by whoever notices the death: every sleeper is woken. That is
+//!    the sentinel; in a process without one sleepers look at the leases every [`LOOK`].
+//!
+//! A woken thread that is *stopped* before it takes anything keeps its wake until it goes on: what it was woken for is there
+//! for whoever calls, and the next notify wakes the next sleeper.
 //!
 //! The counters wrap after 2^32 sleeps; only equality and distances below 2^31 are used.
 

@@ -4,21 +4,19 @@
 //!
 //! ```text
 //! 0                SegmentHeader (512 bytes)
-//! life_words       (max_participants + 1) × 8 bytes: one word per participant id, for the sentinel
+//! life_words       (max_participants + 1) × 8 bytes: one futex word per participant id, marked by the kernel at its death
 //! participants     max_participants × Participant (32 bytes)
 //! directory        max_objects × Entry (192 bytes)
 //! heap             objects, each aligned to 128
 //! ```
 
 #[cfg(not(loom))]
-use crate::primitive::AtomicU32;
-#[cfg(not(loom))]
-use crate::primitive::AtomicU64;
+use crate::primitive::{AtomicU32, AtomicU64, FutexWord};
 
 /// First bytes of every segment.
 pub(crate) const MAGIC: [u8; 8] = *b"gimmal\x1a\n";
 /// Layout version; a process refuses any other.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// What a peer must share to read our integers: pointer width, byte order, spacing of contended lines.
 pub(crate) const TARGET: u32 =
     (usize::BITS) | if cfg!(target_endian = "big") { 0x100 } else { 0x200 } | (LINE as u32) << 16;
@@ -87,16 +85,25 @@ pub(crate) struct Geometry {
 #[repr(C)]
 pub(crate) struct SegmentHeader {
     pub(crate) geometry: Line<Geometry>,
-    /// Bumped at every join, leave and repair; sentinels sleep on it. Written under the admission lock.
-    pub(crate) membership: Line<AtomicU32>,
+    /// Bumped at every join, leave and repair, and when a sentinel begins to answer for a participant. Sentinels and
+    /// watchers sleep on it.
+    pub(crate) membership: Line<FutexWord>,
     reserved: [Line<[u8; 128]>; 2],
 }
 
-/// What a participant says of itself. Written under the admission lock; `state` last at join, first at leave.
+/// States of a [`Participant`]. Whether a joined one lives, only its lease tells.
+pub(crate) mod participant {
+    pub(crate) const FREE: u32 = 0;
+    pub(crate) const JOINED: u32 = 1;
+    /// Proven dead: whoever holds its lease is repairing after it, or has died doing so.
+    pub(crate) const DYING: u32 = 2;
+}
+
+/// What a participant says of itself, written by whoever holds its lease; `state` last at join, first at leave.
 #[cfg(not(loom))]
 #[repr(C)]
 pub(crate) struct Participant {
-    /// 0: free, 1: joined. Whether a joined one lives, only its lease tells.
+    /// See [`participant`].
     pub(crate) state: AtomicU32,
     /// Process id in the participant's own PID namespace.
     pub(crate) pid: AtomicU32,
@@ -104,7 +111,8 @@ pub(crate) struct Participant {
     pub(crate) joined: AtomicU64,
     /// Inode of the participant's PID namespace.
     pub(crate) namespace: AtomicU64,
-    pub(crate) reserved: AtomicU64,
+    /// How many participants have left (low half) and died (high half) with this id.
+    pub(crate) ends: AtomicU64,
 }
 
 /// A directory entry. Everything but `state` is written before `state` becomes 1 and never after.

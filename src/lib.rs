@@ -63,7 +63,8 @@
 //! | [`Lock`] | none | blocking | the next holder gets it with the news |
 //!
 //! Death is proven by the kernel (a lock on a byte of the segment's file that ends with the process), never guessed from a
-//! time-out: a stopped process is alive. The blocked notice a death within 100 ms.
+//! time-out: a stopped process is alive. The kernel tells a small thread of each process, so that the blocked notice a death
+//! within milliseconds and make no system call until then; see [`SegmentOptions::sentinel`].
 //!
 //! # fork, exec, threads
 //!
@@ -126,8 +127,8 @@ pub use self::{
     atomic::{Atomic, Bits, Number, Scalar},
     capabilities::{Capabilities, capabilities},
     error::{
-        Error, RecvError, RecvTimeoutError, SendError, SendSliceError, SendTimeoutError, Timeout, TryRecvError,
-        TrySendError,
+        Departure, Error, RecvError, RecvTimeoutError, SendError, SendSliceError, SendTimeoutError, Timeout,
+        TryRecvError, TrySendError,
     },
     lock::{Lock, LockError, LockGuard, Over},
     object::Kind,

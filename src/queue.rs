@@ -26,7 +26,7 @@ use crate::segment::{Attached, Segment, Side, Wanted};
 /// *Progress:* sends and receives are lock-free; a sender or receiver that is stopped in the middle keeps nobody from going
 /// on around its slot, until, one round of the ring later, senders need that very slot and find the queue full. *A crash* of any participant at any instruction loses no message whose send has
 /// returned and repeats none whose receive has returned; a message that was being received goes to somebody else, who may
-/// have received later ones before. The blocked notice a death within 100 ms; nobody ever waits for the dead.
+/// have received later ones before. Nobody ever waits for the dead.
 ///
 /// `T` is any [`Pod`] type: plain bytes in which every bit pattern is a value, as other processes may write anything.
 /// Zero-sized types and types aligned to more than 64 bytes do not compile.
@@ -66,7 +66,7 @@ pub struct Queue<T> {
 /// sender.send(1)?;
 /// drop(sender); // the last one
 /// assert_eq!(receiver.recv(), Ok(1));
-/// assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+/// assert_eq!(receiver.recv(), Err(RecvError::Disconnected { peer: Departure::Closed }));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -326,8 +326,10 @@ impl<T: Pod> Sender<T> {
         if owner == 0 {
             return Err(TrySendError::Detached(()));
         }
-        if channel.disconnects() && channel.nobody_left(Side::Receiver) {
-            return Err(TrySendError::Disconnected(()));
+        if channel.disconnects()
+            && let Some(peer) = channel.nobody_left(Side::Receiver)
+        {
+            return Err(TrySendError::Disconnected { message: (), peer });
         }
         ring.push(cursor, owner, channel.mode(), value).map_err(|refused| self.refusal(refused))
     }
@@ -418,7 +420,7 @@ impl<T: Pod> Sender<T> {
         match reason {
             None | Some(TrySendError::Full(())) => Ok(0),
             Some(TrySendError::Closed(())) => Err(SendError::Closed(())),
-            Some(TrySendError::Disconnected(())) => Err(SendError::Disconnected(())),
+            Some(TrySendError::Disconnected { message, peer }) => Err(SendError::Disconnected { message, peer }),
             Some(TrySendError::Detached(())) => Err(SendError::Detached(())),
         }
     }
@@ -497,18 +499,18 @@ impl<T: Pod> Receiver<T> {
     fn pop_or_reason(&self, owner: u16) -> Result<T, TryRecvError> {
         let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
         let closed = channel.is_closed();
-        let alone = channel.disconnects() && channel.nobody_left(Side::Sender);
-        if !closed && !alone {
-            if cursor.in_vain() {
-                channel.attached().look();
+        let alone = if channel.disconnects() { channel.nobody_left(Side::Sender) } else { None };
+        let reason = match alone {
+            _ if closed => TryRecvError::Closed,
+            Some(peer) => TryRecvError::Disconnected { peer },
+            None => {
+                if cursor.in_vain() {
+                    channel.attached().look();
+                }
+                return Err(TryRecvError::Empty);
             }
-            return Err(TryRecvError::Empty);
-        }
-        ring.pop(cursor, owner).map_err(|empty| match empty.pending {
-            true => TryRecvError::Empty,
-            false if closed => TryRecvError::Closed,
-            false => TryRecvError::Disconnected,
-        })
+        };
+        ring.pop(cursor, owner).map_err(|empty| if empty.pending { TryRecvError::Empty } else { reason })
     }
 
     fn recv_until(&self, deadline: Option<Deadline>) -> Result<T, RecvTimeoutError> {

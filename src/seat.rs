@@ -9,8 +9,9 @@
 //! ```
 //!
 //! CLOSED and DIED tell the other end that nobody sits here any more (`pid` says who did); VACANT that somebody is yet
-//! to come. Take is a CAS; the other steps are the owner's, or, after its death, repair's under the admission lock.
+//! to come. Take is a CAS; the other steps are the owner's, or, after its death, its repairer's.
 
+use crate::error::Departure;
 use crate::primitive::{AtomicU64, Ordering};
 use crate::ring::Roles;
 use crate::ring::owned::Ids;
@@ -88,9 +89,14 @@ impl<'a> Seat<'a> {
         held && self.0.compare_exchange(now, next(now), Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// Whether somebody sat here and will send or receive no more.
-    pub(crate) fn is_gone(&self) -> bool {
+    /// How the one who sat here went, if it will send or receive no more.
+    pub(crate) fn departure(&self) -> Option<Departure> {
         // Acquire: pairs with `leave`; a look at the ring after this finds the last commit.
-        matches!(self.0.load(Ordering::Acquire) & STATE, CLOSED | DIED)
+        let now = self.0.load(Ordering::Acquire);
+        match now & STATE {
+            CLOSED => Some(Departure::Closed),
+            DIED => Some(Departure::Died { pid: (now >> 32) as u32 }),
+            _ => None,
+        }
     }
 }

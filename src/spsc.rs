@@ -212,9 +212,10 @@ impl<T: Pod> Endpoint<T> {
             match seat.take(token.id(), std::process::id()) {
                 Ok(before) => return Ok((token, before)),
                 Err(held) if repaired || held.owner == token.id() => return Err(Error::SeatTaken { pid: held.pid }),
-                Err(_) => {
+                Err(held) => {
                     repaired = true;
                     attached.recover()?;
+                    attached.await_end(held.owner);
                 }
             }
         }
@@ -298,8 +299,10 @@ impl<T: Pod> Sender<T> {
         if channel.is_closing() {
             return Err(SendError::Closed(()));
         }
-        if channel.disconnects() && Seat::of(&channel.header().roles, Side::Receiver).is_gone() {
-            return Err(SendError::Disconnected(()));
+        if channel.disconnects()
+            && let Some(peer) = Seat::of(&channel.header().roles, Side::Receiver).departure()
+        {
+            return Err(SendError::Disconnected { message: (), peer });
         }
         Ok(self.end.queue.ring.room(&mut self.position))
     }
@@ -478,14 +481,18 @@ impl<T: Pod> Receiver<T> {
     fn ready_or_reason(&mut self) -> Result<u64, TryRecvError> {
         let SpscQueue { channel, ring } = &self.end.queue;
         let closed = channel.is_closed();
-        let gone = channel.disconnects() && Seat::of(&channel.header().roles, Side::Sender).is_gone();
-        if !closed && !gone {
-            self.end.in_vain();
-            return Err(TryRecvError::Empty);
-        }
+        let sender = Seat::of(&channel.header().roles, Side::Sender);
+        let gone = if channel.disconnects() { sender.departure() } else { None };
+        let reason = match gone {
+            _ if closed => TryRecvError::Closed,
+            Some(peer) => TryRecvError::Disconnected { peer },
+            None => {
+                self.end.in_vain();
+                return Err(TryRecvError::Empty);
+            }
+        };
         match ring.ready(&mut self.position) {
-            0 if closed => Err(TryRecvError::Closed),
-            0 => Err(TryRecvError::Disconnected),
+            0 => Err(reason),
             ready => Ok(ready),
         }
     }

@@ -19,7 +19,7 @@ use std::{env, thread};
 
 use gimmal::process::{self, Child, Context, Entry, Outcome};
 use gimmal::{
-    Array, Error, Kind, Lock, Pipe, Queue, QueueOptions, Segment, SegmentOptions, SendError, SendSliceError,
+    Array, Departure, Error, Kind, Lock, Pipe, Queue, QueueOptions, Segment, SegmentOptions, SendError, SendSliceError,
     SendTimeoutError, SpscQueue, Timeout, TryRecvError, TrySendError, Value,
 };
 use nix::libc;
@@ -1073,7 +1073,7 @@ fn errors_of_sends_and_receives_say_why_and_keep_the_message() {
     let cases = [
         (TrySendError::Full(5).to_string(), "full"),
         (TrySendError::Closed(5).to_string(), "closed"),
-        (TrySendError::Disconnected(5).to_string(), "gone"),
+        (TrySendError::Disconnected { message: 5, peer: Departure::Closed }.to_string(), "gone"),
         (TrySendError::Detached(5).to_string(), "forked"),
         (SendError::Closed(5).to_string(), "closed"),
         (SendTimeoutError::Timeout(5).to_string(), "time is up"),
@@ -1085,7 +1085,10 @@ fn errors_of_sends_and_receives_say_why_and_keep_the_message() {
         assert!(message.contains(word), "{message}");
     }
     assert!(TrySendError::Full(5).is_full() && !TrySendError::Full(5).is_closed());
-    assert!(TrySendError::Closed(5).is_closed() && TrySendError::Disconnected(5).is_disconnected());
+    assert!(
+        TrySendError::Closed(5).is_closed()
+            && TrySendError::Disconnected { message: 5, peer: Departure::Closed }.is_disconnected()
+    );
     assert!(SendTimeoutError::Timeout(5).is_timeout());
     assert_eq!(
         (
@@ -1096,7 +1099,10 @@ fn errors_of_sends_and_receives_say_why_and_keep_the_message() {
         (5, 6, 7)
     );
     assert_eq!(TrySendError::from(SendError::Closed(5)), TrySendError::Closed(5));
-    assert_eq!(SendTimeoutError::from(SendError::Disconnected(5)), SendTimeoutError::Disconnected(5));
+    assert_eq!(
+        SendTimeoutError::from(SendError::Disconnected { message: 5, peer: Departure::Closed }),
+        SendTimeoutError::Disconnected { message: 5, peer: Departure::Closed }
+    );
 }
 
 /// What has been waited for in vain holds on to nothing.

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 
 use gimmal::bytemuck::{Pod, Zeroable};
-use gimmal::{Array, Lock, Pipe, Queue, QueueOptions, Segment, SegmentOptions, SpscQueue, TryRecvError, Value};
+use gimmal::{
+    Array, Departure, Lock, Pipe, Queue, QueueOptions, Segment, SegmentOptions, SpscQueue, TryRecvError, Value,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(C)]
@@ -33,7 +35,13 @@ impl Home {
 
     /// The smallest that holds what is below.
     fn options(&self) -> SegmentOptions {
-        Segment::options().directory(&self.0).size(SIZE).max_participants(3).max_objects(8).full_fences(true)
+        Segment::options()
+            .directory(&self.0)
+            .size(SIZE)
+            .max_participants(3)
+            .max_objects(8)
+            .full_fences(true)
+            .sentinel(false)
     }
 
     fn file(&self) -> PathBuf {
@@ -149,7 +157,7 @@ fn golden(flags: u32, pid: u32) -> Vec<u8> {
 
     // --- header ---
     g.bytes(0, b"gimmal\x1a\n");
-    g.u32(8, 1); // version of the layout
+    g.u32(8, 2); // version of the layout
     g.u32(12, 64 | 0x200 | 128 << 16); // bits of a pointer, little-endian, bytes of a line
     g.u64(16, SIZE as u64);
     g.u32(24, flags); // 1: persistent, 2: unnamed
@@ -339,12 +347,18 @@ fn what_is_written_down_is_a_segment_with_everything_in_it() {
     assert_eq!((samples.try_recv(), samples.try_recv()), (Ok(0x1234), Err(TryRecvError::Closed)));
 
     let mut second = Pipe::connect::<i64, u8>(&segment, "pipe").unwrap();
-    assert_eq!((second.try_recv(), second.try_recv()), (Ok(7), Err(TryRecvError::Disconnected)));
+    assert_eq!(
+        (second.try_recv(), second.try_recv()),
+        (Ok(7), Err(TryRecvError::Disconnected { peer: Departure::Closed }))
+    );
     let mut first = Pipe::create::<u8, i64>(&segment, "pipe", 2).unwrap();
     assert_eq!(first.try_recv(), Ok(-2));
 
     let there = Pipe::shared_second::<f32, Order>(&segment, "shared", 1).unwrap();
-    assert_eq!((there.try_recv(), there.try_recv()), (Ok(ORDER), Err(TryRecvError::Disconnected)));
+    assert_eq!(
+        (there.try_recv(), there.try_recv()),
+        (Ok(ORDER), Err(TryRecvError::Disconnected { peer: Departure::Died { pid: GONE } }))
+    );
 
     assert_eq!(Value::<f64>::open(&segment, "value").unwrap().load(Relaxed), 1.5);
     assert_eq!(Array::<i32>::open(&segment, "array").unwrap().to_vec(), [1, -1, i32::MAX]);
@@ -396,11 +410,20 @@ fn the_states_of_the_dead_are_read_as_they_are_written_down() {
     let receiver = jobs.receiver().unwrap();
     assert!(receiver.try_iter().eq([12, 13]));
     let mut samples = SpscQueue::<u16>::open(&segment, "samples").unwrap().receiver().unwrap();
-    assert_eq!((samples.try_recv(), samples.try_recv()), (Ok(0x1234), Err(TryRecvError::Disconnected)));
+    assert_eq!(
+        (samples.try_recv(), samples.try_recv()),
+        (Ok(0x1234), Err(TryRecvError::Disconnected { peer: Departure::Died { pid: GONE } }))
+    );
     let mut second = Pipe::connect::<i64, u8>(&segment, "pipe").unwrap();
-    assert_eq!((second.try_recv(), second.try_recv()), (Ok(7), Err(TryRecvError::Disconnected)));
+    assert_eq!(
+        (second.try_recv(), second.try_recv()),
+        (Ok(7), Err(TryRecvError::Disconnected { peer: Departure::Died { pid: GONE } }))
+    );
     let there = Pipe::shared_second::<f32, Order>(&segment, "shared", 1).unwrap();
-    assert_eq!((there.try_recv(), there.try_recv()), (Ok(ORDER), Err(TryRecvError::Disconnected)));
+    assert_eq!(
+        (there.try_recv(), there.try_recv()),
+        (Ok(ORDER), Err(TryRecvError::Disconnected { peer: Departure::Died { pid: GONE } }))
+    );
     let news = Lock::<[u8; 5]>::open(&segment, "lock").unwrap().try_lock().unwrap_err();
     assert!(news.is_owner_died() && news.to_string().contains(&GONE.to_string()), "{news}");
 }

@@ -28,6 +28,13 @@ fn start(entry: &str, segment: &Segment, arguments: &[&str]) -> Child {
     support::process(entry).segment(segment).args(arguments).spawn().expect("start a process")
 }
 
+/// One that does not repair by itself.
+fn start_without_sentinel(entry: &str, segment: &Segment, arguments: &[&str]) -> Child {
+    process::init(&ENTRIES);
+    let process = support::process(entry).segment(segment).args(arguments);
+    process.env("GIMMAL_SENTINEL", "off").spawn().expect("start a process")
+}
+
 /// A segment, and the same seen by another participant.
 fn segments() -> (Segment, Segment) {
     let segment = Segment::anonymous().unwrap();
@@ -287,7 +294,7 @@ fn holder(segment: &Segment, names: &[&str]) -> Child {
     let held = Value::<u32>::open_or_create(segment, "held", 0).unwrap();
     held.store(0, Release);
     Value::<bool>::open_or_create(segment, "over", false).unwrap();
-    let child = start("hold", segment, names);
+    let child = start_without_sentinel("hold", segment, names);
     assert_eq!(held.wait_while_timeout(LONG, |pid| pid == 0), Ok(child.pid()));
     child
 }
@@ -373,7 +380,7 @@ fn trying_again_and_again_comes_to_the_news_too() {
 
 #[test]
 fn all_locks_of_a_killed_holder_are_handed_over_and_no_others() {
-    let segment = Segment::anonymous().unwrap();
+    let segment = Segment::options().sentinel(false).anonymous().unwrap();
     let locks = ["a", "b", "c"].map(|name| Lock::<Twins>::create(&segment, name, [0; 9]).unwrap());
     let ours = Lock::<u8>::create(&segment, "ours", 0).unwrap();
     let guard = ours.lock().unwrap();

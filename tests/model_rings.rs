@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use gimmal::{
-    Error, Queue, QueueOptions, Receiver, RecvError, RecvTimeoutError, Segment, SendError, SendTimeoutError, Sender,
-    SpscQueue, TryRecvError, TrySendError, spsc,
+    Departure, Error, Queue, QueueOptions, Receiver, RecvError, RecvTimeoutError, Segment, SendError, SendTimeoutError,
+    Sender, SpscQueue, TryRecvError, TrySendError, spsc,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -44,7 +44,7 @@ impl Model {
 
     /// Why nobody can send any more.
     fn ended(&self) -> Option<SendError<()>> {
-        let disconnected = self.no_receiver.then_some(SendError::Disconnected(()));
+        let disconnected = self.no_receiver.then_some(SendError::Disconnected { message: (), peer: Departure::Closed });
         let closed = self.closed.then_some(SendError::Closed(()));
         if self.closed_first { closed.or(disconnected) } else { disconnected.or(closed) }
     }
@@ -56,7 +56,9 @@ impl Model {
 
     fn send(&mut self, message: u64) -> Result<(), TrySendError<u64>> {
         match self.ended() {
-            Some(SendError::Disconnected(())) => Err(TrySendError::Disconnected(message)),
+            Some(SendError::Disconnected { .. }) => {
+                Err(TrySendError::Disconnected { message, peer: Departure::Closed })
+            }
             Some(_) => Err(TrySendError::Closed(message)),
             None if self.room() == 0 => Err(TrySendError::Full(message)),
             None => {
@@ -76,7 +78,7 @@ impl Model {
     fn recv(&mut self) -> Result<u64, TryRecvError> {
         let nothing = match (self.closed, self.no_sender) {
             (true, _) => TryRecvError::Closed,
-            (_, true) => TryRecvError::Disconnected,
+            (_, true) => TryRecvError::Disconnected { peer: Departure::Closed },
             _ => TryRecvError::Empty,
         };
         self.messages.pop_front().ok_or(nothing)
@@ -99,7 +101,9 @@ fn with_timeout(e: TrySendError<u64>) -> SendTimeoutError<u64> {
     match e {
         TrySendError::Full(message) => SendTimeoutError::Timeout(message),
         TrySendError::Closed(message) => SendTimeoutError::Closed(message),
-        TrySendError::Disconnected(message) => SendTimeoutError::Disconnected(message),
+        TrySendError::Disconnected { message, .. } => {
+            SendTimeoutError::Disconnected { message, peer: Departure::Closed }
+        }
         e => panic!("{e:?}"),
     }
 }
@@ -108,7 +112,7 @@ fn recv_with_timeout(e: TryRecvError) -> RecvTimeoutError {
     match e {
         TryRecvError::Empty => RecvTimeoutError::Timeout,
         TryRecvError::Closed => RecvTimeoutError::Closed,
-        TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+        TryRecvError::Disconnected { .. } => RecvTimeoutError::Disconnected { peer: Departure::Closed },
         e => panic!("{e:?}"),
     }
 }
@@ -195,7 +199,9 @@ fn send(sender: &Sender<u64>, how: How, model: &mut Model) {
             match (sender.send(message), model.send(message)) {
                 (Ok(()), Ok(())) => {}
                 (Err(SendError::Closed(back)), Err(TrySendError::Closed(_)))
-                | (Err(SendError::Disconnected(back)), Err(TrySendError::Disconnected(_))) => assert_eq!(back, message),
+                | (Err(SendError::Disconnected { message: back, .. }), Err(TrySendError::Disconnected { .. })) => {
+                    assert_eq!(back, message)
+                }
                 other => panic!("{other:?}"),
             }
         }
@@ -223,7 +229,7 @@ fn receive(receiver: &Receiver<u64>, how: How, model: &mut Model) {
             match (receiver.recv(), model.recv()) {
                 (Ok(got), Ok(expected)) => assert_eq!(got, expected),
                 (Err(RecvError::Closed), Err(TryRecvError::Closed))
-                | (Err(RecvError::Disconnected), Err(TryRecvError::Disconnected)) => {}
+                | (Err(RecvError::Disconnected { .. }), Err(TryRecvError::Disconnected { .. })) => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -384,7 +390,9 @@ fn spsc_send(sender: &mut spsc::Sender<u64>, how: How, model: &mut Model) {
             match (sender.send(message), model.send(message)) {
                 (Ok(()), Ok(())) => {}
                 (Err(SendError::Closed(back)), Err(TrySendError::Closed(_)))
-                | (Err(SendError::Disconnected(back)), Err(TrySendError::Disconnected(_))) => assert_eq!(back, message),
+                | (Err(SendError::Disconnected { message: back, .. }), Err(TrySendError::Disconnected { .. })) => {
+                    assert_eq!(back, message)
+                }
                 other => panic!("{other:?}"),
             }
         }
@@ -420,7 +428,7 @@ fn spsc_receive(receiver: &mut spsc::Receiver<u64>, how: How, model: &mut Model)
             match (receiver.recv(), model.recv()) {
                 (Ok(got), Ok(expected)) => assert_eq!(got, expected),
                 (Err(RecvError::Closed), Err(TryRecvError::Closed))
-                | (Err(RecvError::Disconnected), Err(TryRecvError::Disconnected)) => {}
+                | (Err(RecvError::Disconnected { .. }), Err(TryRecvError::Disconnected { .. })) => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use gimmal::process::{self, Child, Context, Entry, Outcome};
 use gimmal::{
-    Array, Error, Lock, LockError, Pipe, Queue, RecvError, RecvTimeoutError, Segment, SendError, SendTimeoutError,
-    SpscQueue, Timeout, TryRecvError, TrySendError, Value,
+    Array, Departure, Error, Lock, LockError, Pipe, Queue, RecvError, RecvTimeoutError, Segment, SendError,
+    SendTimeoutError, SpscQueue, Timeout, TryRecvError, TrySendError, Value,
 };
 use support::{
     Claim, Huge, LONG, Message, Scratch, Slots, assert_alone, die_with_parent, failed, join, join_well, kill_and_reap,
@@ -223,7 +223,7 @@ fn answer_squares(context: &Context) -> Outcome {
     loop {
         match end.recv() {
             Ok(question) => end.send(u64::from(question).pow(2))?,
-            Err(RecvError::Disconnected) => return Ok(()),
+            Err(RecvError::Disconnected { .. }) => return Ok(()),
             Err(e) => return Err(e.into()),
         }
     }
@@ -253,8 +253,9 @@ fn pipe_reports_the_death_of_the_other_end_after_the_drain() {
     assert!(first.poll(LONG));
     assert!(kill_and_reap(&mut child));
     assert_eq!(first.recv(), Ok(9));
-    assert_eq!(first.recv(), Err(RecvError::Disconnected));
-    assert_eq!(first.send(4), Err(SendError::Disconnected(4)));
+    let peer = Departure::Died { pid: child.pid() };
+    assert_eq!(first.recv(), Err(RecvError::Disconnected { peer }));
+    assert_eq!(first.send(4), Err(SendError::Disconnected { message: 4, peer }));
     // A successor takes the free end and finds nothing of the dead one's.
     let mut child = start("answer_squares", &scratch, &[]);
     let deadline = Instant::now() + LONG;
@@ -591,7 +592,7 @@ fn receive_until_error(context: &Context) -> Outcome {
 fn code(error: RecvError) -> u64 {
     match error {
         RecvError::Closed => 1,
-        RecvError::Disconnected => 2,
+        RecvError::Disconnected { .. } => 2,
         _ => 3,
     }
 }
@@ -610,7 +611,7 @@ fn send_until_error(context: &Context) -> Outcome {
     };
     let code = match error {
         SendError::Closed(1) => 1,
-        SendError::Disconnected(1) => 2,
+        SendError::Disconnected { message: 1, .. } => 2,
         _ => 3,
     };
     Ok(ended.send(code)?)
@@ -685,7 +686,7 @@ fn receivers_hear_that_the_last_sender_has_ended_after_its_last_message() {
     join_all(&mut receivers);
     assert_eq!(ended.try_iter().collect::<Vec<_>>(), [2, 2]);
     assert_eq!(Value::<u64>::open(&scratch, "sum").unwrap().load(Acquire), (0..1000).sum());
-    assert_eq!(queue.receiver().unwrap().try_recv(), Err(TryRecvError::Disconnected));
+    assert_eq!(queue.receiver().unwrap().try_recv(), Err(TryRecvError::Disconnected { peer: Departure::Closed }));
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use gimmal::process::{self, Child, Context, Entry, Outcome};
 use gimmal::{
-    Array, End, Error, Pipe, Pod, RecvError, RecvTimeoutError, Segment, SendError, SendTimeoutError, TryRecvError,
-    TrySendError, Value,
+    Array, Departure, End, Error, Pipe, Pod, RecvError, RecvTimeoutError, Segment, SendError, SendTimeoutError,
+    TryRecvError, TrySendError, Value,
 };
 use support::{LONG, die_with_parent, join_well, kill_and_reap, until};
 
@@ -94,7 +94,7 @@ fn halves_work_in_threads_of_their_own() {
         scope.spawn(move || requests.iter().for_each(|n| replies.send(n * n).unwrap()));
         // Until the one who answers has no more questions and goes.
         assert!(answers.iter().eq((0..5000).map(|n| n * n)));
-        assert_eq!(answers.try_recv(), Err(TryRecvError::Disconnected));
+        assert_eq!(answers.try_recv(), Err(TryRecvError::Disconnected { peer: Departure::Closed }));
     });
 }
 
@@ -104,11 +104,11 @@ fn each_half_of_a_split_end_says_by_itself_that_it_is_gone() {
     let (first, mut second) = Pipe::pair::<u8, u8>(&segment, "pipe", 4).unwrap();
     let (mut sender, receiver) = first.split();
     drop(receiver);
-    assert_eq!(second.try_send(1), Err(TrySendError::Disconnected(1)));
+    assert_eq!(second.try_send(1), Err(TrySendError::Disconnected { message: 1, peer: Departure::Closed }));
     sender.send(2).unwrap();
     assert_eq!((second.recv(), second.try_recv()), (Ok(2), Err(TryRecvError::Empty)));
     drop(sender);
-    assert_eq!(second.try_recv(), Err(TryRecvError::Disconnected));
+    assert_eq!(second.try_recv(), Err(TryRecvError::Disconnected { peer: Departure::Closed }));
 }
 
 // --- one way ---
@@ -130,7 +130,7 @@ fn a_simplex_pipe_carries_one_way_whichever_end_comes_first() {
         sender.send_slice(&[1, 2]).unwrap();
         drop(sender);
         assert_eq!(receiver.iter().collect::<Vec<_>>(), [1, 2]);
-        assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+        assert_eq!(receiver.recv(), Err(RecvError::Disconnected { peer: Departure::Closed }));
     }
 }
 
@@ -177,9 +177,9 @@ fn an_end_of_which_half_is_held_is_left_as_it_was() {
     // The half that is taken first is free: because it was left, or given up for somebody else.
     let (sender, _receiver) = first.split();
     drop(sender);
-    assert_eq!(second.try_recv(), Err(TryRecvError::Disconnected));
+    assert_eq!(second.try_recv(), Err(TryRecvError::Disconnected { peer: Departure::Closed }));
     pid_of_the_holder(Pipe::create::<u8, u8>(&segment, "pipe", 4));
-    assert_eq!(second.try_recv(), Err(TryRecvError::Disconnected), "still gone");
+    assert_eq!(second.try_recv(), Err(TryRecvError::Disconnected { peer: Departure::Closed }), "still gone");
 
     let (first, mut second) = Pipe::pair::<u8, u8>(&segment, "other", 4).unwrap();
     let (sender, _receiver) = first.split();
@@ -227,14 +227,17 @@ fn an_end_that_is_dropped_is_gone_after_the_drain() {
     let (mut first, mut second) = Pipe::pair::<u8, u8>(&segment, "pipe", 4).unwrap();
     first.send_slice(&[1, 2, 3]).unwrap();
     drop(first);
-    assert_eq!(second.try_send(9), Err(TrySendError::Disconnected(9)));
-    assert_eq!(second.send(9), Err(SendError::Disconnected(9)));
+    assert_eq!(second.try_send(9), Err(TrySendError::Disconnected { message: 9, peer: Departure::Closed }));
+    assert_eq!(second.send(9), Err(SendError::Disconnected { message: 9, peer: Departure::Closed }));
     assert_eq!((second.try_recv(), second.recv(), second.recv_timeout(Duration::ZERO)), (Ok(1), Ok(2), Ok(3)));
-    assert_eq!(second.try_recv(), Err(TryRecvError::Disconnected));
-    assert_eq!(second.recv(), Err(RecvError::Disconnected));
-    assert_eq!(second.recv_timeout(LONG), Err(RecvTimeoutError::Disconnected));
-    assert_eq!(second.recv_deadline(Instant::now() + LONG), Err(RecvTimeoutError::Disconnected));
-    assert_eq!(second.recv_many(&mut Vec::new(), 3), Err(RecvError::Disconnected));
+    assert_eq!(second.try_recv(), Err(TryRecvError::Disconnected { peer: Departure::Closed }));
+    assert_eq!(second.recv(), Err(RecvError::Disconnected { peer: Departure::Closed }));
+    assert_eq!(second.recv_timeout(LONG), Err(RecvTimeoutError::Disconnected { peer: Departure::Closed }));
+    assert_eq!(
+        second.recv_deadline(Instant::now() + LONG),
+        Err(RecvTimeoutError::Disconnected { peer: Departure::Closed })
+    );
+    assert_eq!(second.recv_many(&mut Vec::new(), 3), Err(RecvError::Disconnected { peer: Departure::Closed }));
     assert_eq!(second.send_slice(&[1, 2]).unwrap_err().sent, 0);
     assert_eq!(second.iter().next(), None);
 }
@@ -246,7 +249,7 @@ fn a_successor_goes_on_with_who_stayed() {
     first.send(1).unwrap();
     second.send(11).unwrap();
     drop(first);
-    assert_eq!(second.try_send(12), Err(TrySendError::Disconnected(12)));
+    assert_eq!(second.try_send(12), Err(TrySendError::Disconnected { message: 12, peer: Departure::Closed }));
     let mut first = Pipe::create::<u8, u8>(&other, "pipe", 4).unwrap();
     second.try_send(12).unwrap();
     first.send(2).unwrap();
@@ -268,8 +271,9 @@ fn one_who_waits_hears_that_the_other_end_goes() {
             sender.close();
         }
         drop((sender, receiver));
-        assert_eq!(sends.join().unwrap(), Err(SendTimeoutError::Disconnected(2)));
-        let reason = if closes { RecvTimeoutError::Closed } else { RecvTimeoutError::Disconnected };
+        assert_eq!(sends.join().unwrap(), Err(SendTimeoutError::Disconnected { message: 2, peer: Departure::Closed }));
+        let reason =
+            if closes { RecvTimeoutError::Closed } else { RecvTimeoutError::Disconnected { peer: Departure::Closed } };
         assert_eq!(receives.join().unwrap(), Err(reason));
     }
 }
@@ -293,7 +297,7 @@ fn poll_says_whether_a_receive_would_wait_and_takes_nothing() {
     assert_eq!(second.try_recv(), Ok(2));
     drop(sender.join().unwrap());
     assert!(second.poll(Duration::ZERO), "a receive would not wait for one who is gone");
-    assert_eq!(second.try_recv(), Err(TryRecvError::Disconnected));
+    assert_eq!(second.try_recv(), Err(TryRecvError::Disconnected { peer: Departure::Closed }));
 }
 
 #[test]
@@ -349,7 +353,7 @@ fn two_processes_meet_in_a_pipe_that_is_not_there_yet() {
         assert_eq!(sum.load(Acquire), 8008);
         // Both have left.
         let mut first = Pipe::create::<u64, u64>(&segment, "pipe", 4).unwrap();
-        assert_eq!(first.try_send(1), Err(TrySendError::Disconnected(1)));
+        assert_eq!(first.try_send(1), Err(TrySendError::Disconnected { message: 1, peer: Departure::Closed }));
     }
 }
 
@@ -400,8 +404,9 @@ fn a_killed_end_is_gone_after_the_drain_and_its_seat_is_free() {
     assert!(kill_and_reap(&mut child));
     assert_eq!((first.recv(), first.recv()), (Ok(2), Ok(3)));
     // The death is found by whoever waits.
-    assert_eq!(first.recv_timeout(LONG), Err(RecvTimeoutError::Disconnected));
-    assert_eq!(first.send(12), Err(SendError::Disconnected(12)));
+    let peer = Departure::Died { pid: child.pid() };
+    assert_eq!(first.recv_timeout(LONG), Err(RecvTimeoutError::Disconnected { peer }));
+    assert_eq!(first.send(12), Err(SendError::Disconnected { message: 12, peer }));
     let mut second = Pipe::connect::<u64, u64>(&segment, "pipe").unwrap();
     first.send(13).unwrap();
     assert_eq!((second.recv(), second.recv()), (Ok(11), Ok(13)), "what the dead had not received is still there");
@@ -436,7 +441,7 @@ fn one_who_only_tries_hears_of_the_death() {
         (0..1000).any(|_| match first.try_recv() {
             Err(TryRecvError::Empty) => false,
             other => {
-                assert_eq!(other, Err(TryRecvError::Disconnected));
+                assert_eq!(other, Err(TryRecvError::Disconnected { peer: Departure::Died { pid: child.pid() } }));
                 true
             }
         })
@@ -490,8 +495,8 @@ fn a_shared_end_is_gone_when_its_last_holder_is() {
     first.try_send(2).unwrap();
     assert_eq!(third.recv(), Ok(1));
     drop(third);
-    assert_eq!(first.try_send(3), Err(TrySendError::Disconnected(3)));
-    assert_eq!((first.recv(), first.recv()), (Ok(10), Err(RecvError::Disconnected)));
+    assert_eq!(first.try_send(3), Err(TrySendError::Disconnected { message: 3, peer: Departure::Closed }));
+    assert_eq!((first.recv(), first.recv()), (Ok(10), Err(RecvError::Disconnected { peer: Departure::Closed })));
     let second = Pipe::shared_second::<u8, u8>(&other, "pipe", 4).unwrap();
     first.try_send(4).unwrap();
     assert_eq!((second.recv(), second.recv()), (Ok(2), Ok(4)), "who comes later goes on where the last one stopped");

@@ -55,12 +55,18 @@ impl Home {
 
     fn start(&self, entry: &str, arguments: &[&str]) -> Child {
         process::init(&ENTRIES);
-        support::process(entry).arg(&self.0).args(arguments).spawn().expect("start a process")
+        // So that the tests decide who repairs.
+        support::process(entry)
+            .env("GIMMAL_SENTINEL", "off")
+            .arg(&self.0)
+            .args(arguments)
+            .spawn()
+            .expect("start a process")
     }
 
     /// A process that has joined the segment.
     fn attendant(&self, name: &str) -> Child {
-        let segment = self.options().open(name).unwrap();
+        let segment = self.options().sentinel(false).open(name).unwrap();
         let attending = Value::<u32>::open_or_create(&segment, "attending", 0).unwrap();
         let before = attending.load(Acquire);
         let child = self.start("attend", &[name]);
@@ -540,7 +546,7 @@ fn list_names_all_segments_in_order_and_says_what_is_wrong_with_the_damaged() {
 #[test]
 fn peers_are_those_who_live_and_a_snapshot_tells_the_dead_until_they_are_repaired_after() {
     let home = Home::new("peers");
-    let segment = home.options().create("s").unwrap();
+    let segment = home.options().sentinel(false).create("s").unwrap();
     let mut children = [home.attendant("s"), home.attendant("s")];
     let pids = |segment: &Segment| {
         let mut pids: Vec<u32> = segment.peers().iter().filter(|peer| !peer.is_self).map(|peer| peer.pid).collect();
@@ -594,13 +600,13 @@ impl Home {
 #[test]
 fn a_stopped_participant_is_alive() {
     let home = Home::new("stopped");
-    let segment = home.options().create("s").unwrap();
+    let segment = home.options().sentinel(false).create("s").unwrap();
     let mut child = home.attendant("s");
     assert!(stop(&child));
     assert_eq!(segment.recover().unwrap().died, [0_u32; 0]);
     assert_eq!(segment.peers().len(), 2);
     drop(segment);
-    let segment = home.options().open("s").expect("the stopped one keeps it");
+    let segment = home.options().sentinel(false).open("s").expect("the stopped one keeps it");
     assert_eq!(home.options().clean().unwrap(), [""; 0]);
     resume(&child);
     assert!(kill_and_reap(&mut child));

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use gimmal::process::{self, Child, Context, Entry, Outcome, Process};
 use gimmal::{
-    Array, Lock, LockError, Pipe, Queue, RecvError, RecvTimeoutError, Segment, SendError, SendTimeoutError, SpscQueue,
-    TryRecvError, TrySendError, Value,
+    Array, Departure, Lock, LockError, Pipe, Queue, RecvError, RecvTimeoutError, Segment, SendError, SendTimeoutError,
+    SpscQueue, TryRecvError, TrySendError, Value,
 };
 use support::{
     Account, Claim, Huge, Ledger, Medium, Message, Random, ReceiverPage, Scratch, SenderPage, Slots, Watchdog,
@@ -627,7 +627,7 @@ fn pipe_end(context: &Context) -> Outcome {
         match sent {
             Ok(()) => outgoing.end(1),
             // The other end has died, and its successor is on its way.
-            Err(SendTimeoutError::Timeout(_) | SendTimeoutError::Disconnected(_)) => outgoing.end(0),
+            Err(SendTimeoutError::Timeout(_) | SendTimeoutError::Disconnected { .. }) => outgoing.end(0),
             Err(e) => return Err(e.into()),
         }
         if receive_on_pipe(&mut receiver, &mut incoming, wait)? == ControlFlow::Break(()) {
@@ -644,7 +644,9 @@ fn widen(e: TrySendError<u64>) -> SendTimeoutError<u64> {
     match e {
         TrySendError::Full(value) => SendTimeoutError::Timeout(value),
         TrySendError::Closed(value) => SendError::Closed(value).into(),
-        TrySendError::Disconnected(value) => SendError::Disconnected(value).into(),
+        TrySendError::Disconnected { message: value, .. } => {
+            SendError::Disconnected { message: value, peer: Departure::Closed }.into()
+        }
         e => SendError::Detached(e.into_inner()).into(),
     }
 }
@@ -663,7 +665,7 @@ fn receive_on_pipe(
     }
     match received {
         Ok(_) | Err(RecvTimeoutError::Timeout) => Ok(ControlFlow::Continue(())),
-        Err(RecvTimeoutError::Disconnected) => Ok(ControlFlow::Break(())),
+        Err(RecvTimeoutError::Disconnected { .. }) => Ok(ControlFlow::Break(())),
         Err(e) => Err(e.into()),
     }
 }

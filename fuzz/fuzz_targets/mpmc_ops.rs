@@ -149,20 +149,20 @@ fn step<'q>(
                     Ok(()) => None,
                     Err(TrySendError::Full(v)) if v == value => Some(Reason::Wait),
                     Err(TrySendError::Closed(v)) if v == value => Some(Reason::Closed),
-                    Err(TrySendError::Disconnected(v)) if v == value => Some(Reason::Disconnected),
+                    Err(TrySendError::Disconnected { message: v, .. }) if v == value => Some(Reason::Disconnected),
                     Err(e) => panic!("{e}"),
                 },
                 Operation::Send(_) if expected != Some(Reason::Wait) => match sender.send(value) {
                     Ok(()) => None,
                     Err(SendError::Closed(v)) if v == value => Some(Reason::Closed),
-                    Err(SendError::Disconnected(v)) if v == value => Some(Reason::Disconnected),
+                    Err(SendError::Disconnected { message: v, .. }) if v == value => Some(Reason::Disconnected),
                     Err(e) => panic!("{e}"),
                 },
                 _ => match sender.send_timeout(value, Duration::ZERO) {
                     Ok(()) => None,
                     Err(SendTimeoutError::Timeout(v)) if v == value => Some(Reason::Wait),
                     Err(SendTimeoutError::Closed(v)) if v == value => Some(Reason::Closed),
-                    Err(SendTimeoutError::Disconnected(v)) if v == value => Some(Reason::Disconnected),
+                    Err(SendTimeoutError::Disconnected { message: v, .. }) if v == value => Some(Reason::Disconnected),
                     Err(e) => panic!("{e}"),
                 },
             };
@@ -178,7 +178,7 @@ fn step<'q>(
             let refused = fails.filter(|&reason| reason != Reason::Wait && !values.is_empty());
             let reason = |reason| match reason {
                 SendError::Closed(()) => Reason::Closed,
-                SendError::Disconnected(()) => Reason::Disconnected,
+                SendError::Disconnected { .. } => Reason::Disconnected,
                 e => panic!("{e}"),
             };
             let sent = if matches!(operation, Operation::SendSlice(..)) && (values.len() <= room || refused.is_some()) {
@@ -205,14 +205,14 @@ fn step<'q>(
                 Operation::TryRecv(_) => receiver.try_recv().map_err(|e| match e {
                     TryRecvError::Empty => Reason::Wait,
                     TryRecvError::Closed => Reason::Closed,
-                    TryRecvError::Disconnected => Reason::Disconnected,
+                    TryRecvError::Disconnected { .. } => Reason::Disconnected,
                     e => panic!("{e}"),
                 }),
                 Operation::Recv(_) if fails != Some(Reason::Wait) => receiver.recv().map_err(why_not),
                 _ => receiver.recv_timeout(Duration::ZERO).map_err(|e| match e {
                     RecvTimeoutError::Timeout => Reason::Wait,
                     RecvTimeoutError::Closed => Reason::Closed,
-                    RecvTimeoutError::Disconnected => Reason::Disconnected,
+                    RecvTimeoutError::Disconnected { .. } => Reason::Disconnected,
                     e => panic!("{e}"),
                 }),
             };
@@ -228,7 +228,7 @@ fn step<'q>(
                 receiver.try_recv_many(&mut buffer, most).map_err(|e| match e {
                     TryRecvError::Empty => Reason::Wait,
                     TryRecvError::Closed => Reason::Closed,
-                    TryRecvError::Disconnected => Reason::Disconnected,
+                    TryRecvError::Disconnected { .. } => Reason::Disconnected,
                     e => panic!("{e}"),
                 })
             };
@@ -284,7 +284,7 @@ fn step<'q>(
 fn why_not(e: RecvError) -> Reason {
     match e {
         RecvError::Closed => Reason::Closed,
-        RecvError::Disconnected => Reason::Disconnected,
+        RecvError::Disconnected { .. } => Reason::Disconnected,
         e => panic!("{e}"),
     }
 }

@@ -167,20 +167,20 @@ fn send(operation: &Operation, model: &mut Model, sender: Option<&mut Sender<u64
                     Ok(()) => None,
                     Err(TrySendError::Full(v)) if v == value => Some(Reason::Wait),
                     Err(TrySendError::Closed(v)) if v == value => Some(Reason::Closed),
-                    Err(TrySendError::Disconnected(v)) if v == value => Some(Reason::Disconnected),
+                    Err(TrySendError::Disconnected { message: v, .. }) if v == value => Some(Reason::Disconnected),
                     Err(e) => panic!("{e}"),
                 },
                 Operation::Send if fails != Some(Reason::Wait) => match sender.send(value) {
                     Ok(()) => None,
                     Err(SendError::Closed(v)) if v == value => Some(Reason::Closed),
-                    Err(SendError::Disconnected(v)) if v == value => Some(Reason::Disconnected),
+                    Err(SendError::Disconnected { message: v, .. }) if v == value => Some(Reason::Disconnected),
                     Err(e) => panic!("{e}"),
                 },
                 _ => match sender.send_timeout(value, Duration::ZERO) {
                     Ok(()) => None,
                     Err(SendTimeoutError::Timeout(v)) if v == value => Some(Reason::Wait),
                     Err(SendTimeoutError::Closed(v)) if v == value => Some(Reason::Closed),
-                    Err(SendTimeoutError::Disconnected(v)) if v == value => Some(Reason::Disconnected),
+                    Err(SendTimeoutError::Disconnected { message: v, .. }) if v == value => Some(Reason::Disconnected),
                     Err(e) => panic!("{e}"),
                 },
             };
@@ -231,7 +231,7 @@ fn receive(operation: &Operation, model: &mut Model, receiver: Option<&mut Recei
                 _ => receiver.recv_timeout(Duration::ZERO).map_err(|e| match e {
                     RecvTimeoutError::Timeout => Reason::Wait,
                     RecvTimeoutError::Closed => Reason::Closed,
-                    RecvTimeoutError::Disconnected => Reason::Disconnected,
+                    RecvTimeoutError::Disconnected { .. } => Reason::Disconnected,
                     e => panic!("{e}"),
                 }),
             };
@@ -263,7 +263,7 @@ fn receive(operation: &Operation, model: &mut Model, receiver: Option<&mut Recei
 fn send_reason(e: SendError<()>) -> Reason {
     match e {
         SendError::Closed(()) => Reason::Closed,
-        SendError::Disconnected(()) => Reason::Disconnected,
+        SendError::Disconnected { .. } => Reason::Disconnected,
         e => panic!("{e}"),
     }
 }
@@ -271,7 +271,7 @@ fn send_reason(e: SendError<()>) -> Reason {
 fn recv_reason(e: RecvError) -> Reason {
     match e {
         RecvError::Closed => Reason::Closed,
-        RecvError::Disconnected => Reason::Disconnected,
+        RecvError::Disconnected { .. } => Reason::Disconnected,
         e => panic!("{e}"),
     }
 }
@@ -280,7 +280,7 @@ fn try_reason(e: TryRecvError) -> Reason {
     match e {
         TryRecvError::Empty => Reason::Wait,
         TryRecvError::Closed => Reason::Closed,
-        TryRecvError::Disconnected => Reason::Disconnected,
+        TryRecvError::Disconnected { .. } => Reason::Disconnected,
         e => panic!("{e}"),
     }
 }

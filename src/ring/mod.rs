@@ -35,6 +35,8 @@ pub(crate) struct Control {
     pub(crate) arrivals: AtomicU32,
     /// MPMC: bumped by repair after it left ORPHAN slots. Receivers compare it with their own copy.
     pub(crate) repairs: AtomicU64,
+    /// MPMC: the process id of the last participant that had senders and went, 0 if it went in peace; the same for receivers.
+    pub(crate) departed: [AtomicU32; 2],
 }
 
 /// Closing. A sender claims, executes the light fence, and looks at `closed`: set, it aborts. A closer stores 1, executes
@@ -102,6 +104,7 @@ impl Header {
                 closed: AtomicU32::new(0),
                 arrivals: AtomicU32::new(0),
                 repairs: AtomicU64::new(0),
+                departed: [AtomicU32::new(0), AtomicU32::new(0)],
             }),
             tail: Line(AtomicU64::new(0)),
             head: Line(AtomicU64::new(0)),

@@ -118,7 +118,7 @@ pub(crate) enum Refused {
 }
 
 /// A set of participant ids.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ids([u64; 8]);
 
 impl Ids {
@@ -129,6 +129,10 @@ impl Ids {
     pub(crate) fn contains(&self, id: u16) -> bool {
         // An id beyond the table is a hostile peer's.
         id < 512 && self.0[usize::from(id / 64)] & (1 << (id % 64)) != 0
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.iter().all(|&word| word == 0)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = u16> + '_ {

@@ -9,11 +9,12 @@ use std::time::Duration;
 use super::membership::{Membership, Side, Token};
 use super::name::{self, Name};
 use super::repair::{self, Recovered};
+use super::sentinel::Watch;
 use super::view::View;
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::event::{LOOK, Surroundings};
-use crate::layout::{FLAG_ANONYMOUS, FLAG_PERSIST, LINE, NAME_BYTES};
+use crate::layout::{FLAG_ANONYMOUS, FLAG_PERSIST, LINE, NAME_BYTES, participant};
 use crate::object::{Object, Shape};
 use crate::primitive::private::{AtomicU32, AtomicU64};
 use crate::primitive::{FenceMode, Ordering};
@@ -27,11 +28,13 @@ const ADMISSION: u16 = 0;
 const ADMISSION_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) struct Attached {
-    view: View,
+    view: Arc<View>,
     /// A description without locks, which may be passed on.
     file: OwnedFd,
     name: Option<Name>,
     membership: &'static Membership,
+    /// Tells us of deaths; without it we look ourselves.
+    watch: Option<Arc<Watch>>,
     /// When some thread of ours last looked at the leases.
     looked: AtomicU64,
     /// Attempts on locks that were held.
@@ -91,6 +94,9 @@ fn wait_for_admission(try_lock: impl Fn() -> Result<bool, Errno>) -> Result<(), 
     }
 }
 
+/// For how long to wait for the end of somebody whose death the kernel has announced, or after whom somebody repairs.
+const ENDING_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How a process comes to join.
 enum Joining<'a> {
     /// A new segment; this gives it its name when it is already ours.
@@ -108,18 +114,28 @@ impl Attached {
         file: OwnedFd,
         name: Option<Name>,
         link: Option<Link<'_>>,
+        sentinel: bool,
     ) -> Result<Arc<Self>, Error> {
         let membership = Membership::acquire();
+        let watch = if sentinel { Watch::new(&view, file.as_fd(), membership) } else { None };
         let how = link.map_or(Joining::Existing, Joining::Fresh);
-        match Self::admit(&view, &file, name.as_ref(), how, membership) {
+        match Self::admit(&view, &file, name.as_ref(), how, membership, watch.as_deref()) {
             Ok(id) => membership.become_participant(id, |_| {}),
             Err(e) => {
+                if let Some(watch) = watch {
+                    watch.end(&view);
+                }
                 membership.give_back();
                 return Err(e);
             }
         }
         let mode = view.geometry().fence_mode();
-        Ok(Arc::new(Self { view, file, name, membership, looked: AtomicU64::new(0), vain: AtomicU32::new(0), mode }))
+        let view = Arc::new(view);
+        if let Some(watch) = &watch {
+            watch.begin(&view);
+        }
+        let (looked, vain) = (AtomicU64::new(0), AtomicU32::new(0));
+        Ok(Arc::new(Self { view, file, name, membership, watch, looked, vain, mode }))
     }
 
     /// Takes a participant id and its lease, which the membership keeps; the caller closes it on failure.
@@ -129,6 +145,7 @@ impl Attached {
         name: Option<&Name>,
         how: Joining<'_>,
         membership: &'static Membership,
+        watch: Option<&Watch>,
     ) -> Result<u16, Error> {
         if view.geometry().fence_mode() == FenceMode::Asymmetric && !membarrier::register() {
             return Err(Error::Fence);
@@ -141,24 +158,28 @@ impl Attached {
             if !repair::still_linked(view, own) {
                 return Err(name.not_found());
             }
-            let abandoned = || !view.joined().any(|id| repair::alive(own, id));
+            let abandoned = || !view.joined().any(|id| repair::alive(view, own, id));
             if !view.geometry().has(FLAG_PERSIST) && abandoned() {
                 remove_if_same(view, own, name)?;
                 return Err(name.not_found());
             }
         }
-        repair::repair(view, own, 0, membership);
+        repair::repair(view, own, membership, view.joined());
         let id = (1..=view.max_participants())
-            .filter(|&id| view.participant(id).state.load(Ordering::Relaxed) == 0)
+            .filter(|&id| !view.has_joined(id))
             .find(|&id| matches!(lease::try_lock(own, id), Ok(true)))
             .ok_or(Error::NoParticipantSlot { maximum: view.max_participants() })?;
         let entry = view.participant(id);
         entry.pid.store(std::process::id(), Ordering::Relaxed);
         entry.joined.store(clock::unix_nanos(), Ordering::Relaxed);
         entry.namespace.store(file::pid_namespace(), Ordering::Relaxed);
+        view.life(id).store(0, Ordering::Relaxed);
+        if let Some(watch) = watch {
+            watch.answer_for(view, id);
+        }
         // Release: whoever sees the entry joined sees its fields. The lease is held already.
-        entry.state.store(1, Ordering::Release);
-        view.header().membership.fetch_add(1, Ordering::Release);
+        entry.state.store(participant::JOINED, Ordering::Release);
+        view.announce();
         if let Joining::Fresh(link) = how {
             link(file)?;
         }
@@ -209,11 +230,22 @@ impl Attached {
     fn rejoin(&self) -> Token {
         self.membership.rejoining.with(|()| {
             if self.membership.token() == Token::NOBODY {
-                match Self::admit(&self.view, &self.file, self.name.as_ref(), Joining::Again, self.membership) {
-                    Ok(id) => self.membership.become_participant(id, |role| {
-                        repair::set_role(self.header_at(role.ring), role.side, id);
-                    }),
-                    Err(_) => self.membership.close_lease(),
+                let (how, watch) = (Joining::Again, self.watch.as_deref());
+                match Self::admit(&self.view, &self.file, self.name.as_ref(), how, self.membership, watch) {
+                    Ok(id) => {
+                        self.membership.become_participant(id, |role| {
+                            repair::set_role(self.header_at(role.ring), role.side, id);
+                        });
+                        if let Some(watch) = &self.watch {
+                            watch.begin(&self.view);
+                        }
+                    }
+                    Err(_) => {
+                        if let Some(watch) = &self.watch {
+                            watch.end(&self.view);
+                        }
+                        self.membership.close_lease();
+                    }
                 }
             }
             self.membership.token()
@@ -236,13 +268,29 @@ impl Attached {
 
     /// Whether another participant lives, by its lease. Our own lease is ours, so we do.
     pub(crate) fn alive(&self, id: u16) -> bool {
-        id == self.id() || self.lease().map_or(true, |own| repair::alive(own, id))
+        id == self.id() || self.lease().map_or(true, |own| repair::alive(&self.view, own, id))
     }
 
     /// Repairs after everybody whose death the kernel proves.
     pub(crate) fn recover(&self) -> Result<Recovered, Error> {
-        let lease = self.lease()?;
-        Ok(repair::repair(&self.view, lease, self.id(), self.membership))
+        let (lease, ours) = (self.lease()?, self.id());
+        let others = self.view.joined().filter(|&id| id != ours);
+        Ok(repair::repair(&self.view, lease, self.membership, others))
+    }
+
+    /// Waits, for a moment, until participant `id` is no longer on its way out: the kernel has told its end and not yet freed
+    /// its lease, or somebody is repairing after it.
+    pub(crate) fn await_end(&self, id: u16) {
+        let known = (1..=self.view.max_participants()).contains(&id);
+        let patience = Deadline::after(ENDING_PATIENCE);
+        while known && self.view.is_dying(id) && self.recover().is_ok() && !patience.is_some_and(Deadline::passed) {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+
+    /// Whether somebody else tells this thread of deaths.
+    fn is_watched(&self) -> bool {
+        self.watch.as_ref().is_some_and(|watch| watch.is_adopted())
     }
 
     /// The object of this name, if it is there and as asked for.
@@ -343,7 +391,7 @@ impl Attached {
     /// Discounts it; `true` if it was this process's last on that end.
     pub(crate) fn exit(&self, ring: usize, side: Side) -> bool {
         self.membership.drop_role(ring, side, |id| {
-            repair::clear_role(self.header_at(ring), side, id);
+            repair::clear_role(self.header_at(ring), side, id, 0);
         })
     }
 }
@@ -357,7 +405,14 @@ impl Surroundings for Attached {
         clock::many_cpus()
     }
 
+    fn patience(&self) -> Duration {
+        if self.is_watched() { Duration::MAX } else { LOOK }
+    }
+
     fn look(&self) {
+        if self.is_watched() {
+            return;
+        }
         // One look per period and process is enough.
         let now = Deadline::now().0;
         let last = self.looked.load(Ordering::Relaxed);
@@ -372,12 +427,20 @@ impl Surroundings for Attached {
 impl Drop for Attached {
     fn drop(&mut self) {
         let id = self.membership.token().id();
-        // Without the lock we just let the lease go: others then treat us as dead, which is safe.
+        if let Some(watch) = &self.watch {
+            watch.stop();
+        }
         if id != 0
             && let Some(lease) = self.membership.lease()
-            && let Ok(_admission) = Admission::wait(lease, self.membership)
         {
-            self.leave(lease, id);
+            match Admission::wait(lease, self.membership) {
+                Ok(_admission) => self.leave(lease, id),
+                // Then we just let the lease go, and the others repair after us as after the dead.
+                Err(_) => self.view.announce_end(id),
+            }
+        }
+        if let Some(watch) = &self.watch {
+            watch.end(&self.view);
         }
         self.membership.give_back();
     }
@@ -389,12 +452,10 @@ impl Attached {
         if changed || recovered != Recovered::default() {
             repair::wake_everybody(&self.view);
         }
-        // Release: the id may be given out again only after all of the above.
-        self.view.participant(id).state.store(0, Ordering::Release);
-        self.view.header().membership.fetch_add(1, Ordering::Release);
+        repair::end(&self.view, &Ids::from_iter([id]), repair::LEFT);
         lease::unlock(lease, id);
         let keep = self.view.geometry().has(FLAG_PERSIST) || self.view.geometry().has(FLAG_ANONYMOUS);
-        let last = || !self.view.joined().any(|other| repair::alive(lease, other));
+        let last = || !self.view.joined().any(|other| repair::alive(&self.view, lease, other));
         if let Some(name) = &self.name
             && !keep
             && last()

@@ -133,7 +133,7 @@ pub(super) fn of_view(view: &View, file: BorrowedFd<'_>, name: Option<&str>) -> 
             id,
             pid: entry.pid.load(Ordering::Relaxed),
             joined: clock::from_unix_nanos(entry.joined.load(Ordering::Relaxed)),
-            alive: alive(file, id),
+            alive: alive(view, file, id),
         }
     });
     Ok(Snapshot {

@@ -13,6 +13,7 @@ use std::ptr;
 
 use crossbeam_utils::CachePadded;
 
+use super::sentinel;
 use crate::primitive::Ordering;
 use crate::primitive::private::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32};
 use crate::spin::Spin;
@@ -198,6 +199,7 @@ impl Membership {
 }
 
 extern "C" fn prepare() {
+    sentinel::prepare();
     GROWING.acquire();
     for membership in all() {
         membership.roles.acquire();
@@ -209,6 +211,7 @@ extern "C" fn parent() {
         membership.roles.release();
     }
     GROWING.release();
+    sentinel::parent();
 }
 
 extern "C" fn child() {
@@ -226,4 +229,5 @@ extern "C" fn child() {
         membership.roles.release();
     }
     GROWING.release();
+    sentinel::child();
 }

@@ -6,6 +6,7 @@ mod membership;
 mod name;
 mod options;
 pub(crate) mod repair;
+mod sentinel;
 pub(crate) mod view;
 
 use std::fmt;
@@ -164,12 +165,12 @@ impl Segment {
     }
 
     /// Repairs after participants that have died, now: sends they had begun never happened, receives they had begun go
-    /// to somebody else, their seats are free and their locks are handed over. Blocked calls do this by themselves,
-    /// and so does everybody who joins; there is nothing that must be called. Blocks while another process holds the
-    /// admission lock (microseconds).
+    /// to somebody else, their seats are free and their locks are handed over. The sentinels do this by themselves, and so does
+    /// everybody who joins; there is nothing that must be called, and others may have been faster: what is returned is what
+    /// this call has done. Never waits for another process.
     ///
     /// # Errors
-    /// [`Error::Busy`] if that takes 10 s.
+    /// [`Error::Io`] in a forked child that could not join the segment.
     pub fn recover(&self) -> Result<Recovered, Error> {
         self.attached.recover()
     }

@@ -40,6 +40,7 @@ pub struct SegmentOptions {
     participants: u16,
     objects: Option<u32>,
     full_fences: bool,
+    sentinel: bool,
     directory: PathBuf,
 }
 
@@ -53,6 +54,7 @@ impl SegmentOptions {
             participants: DEFAULT_PARTICIPANTS,
             objects: None,
             full_fences: false,
+            sentinel: true,
             directory: name::default_directory(),
         }
     }
@@ -100,6 +102,16 @@ impl SegmentOptions {
     /// call it; costs tens of nanoseconds a message.
     pub fn full_fences(mut self, full: bool) -> Self {
         self.full_fences = full;
+        self
+    }
+
+    /// Whether this process has a sentinel watch over the segment: one small thread per process, `gimmal-sentinel`, with all
+    /// signals blocked, that the kernel tells of the death of participants within milliseconds. It sleeps while nothing
+    /// happens. Without one, or on Linux before 5.16, blocked calls of this process look every 100 ms whether somebody has
+    /// died, and so do the sentinels of the others on behalf of this one. On by default, unless the environment variable
+    /// `GIMMAL_SENTINEL` is `off`.
+    pub fn sentinel(mut self, sentinel: bool) -> Self {
+        self.sentinel = sentinel;
         self
     }
 
@@ -164,12 +176,12 @@ impl SegmentOptions {
                 Err(e) => return Err(self.storage_error(e)),
             }
         };
-        Ok(Segment { attached: Attached::join(view, file, Some(name.clone()), Some(&link))? })
+        Ok(Segment { attached: Attached::join(view, file, Some(name.clone()), Some(&link), self.sentinel)? })
     }
 
     /// Whether `name` means a segment whose participants are all dead; it is removed then.
     fn is_abandoned(&self, name: &Name) -> bool {
-        matches!(self.open_name(name), Err(Error::NotFound { .. }))
+        matches!(self.clone().sentinel(false).open_name(name), Err(Error::NotFound { .. }))
     }
 
     /// See [`Segment::open`].
@@ -184,7 +196,7 @@ impl SegmentOptions {
         loop {
             let file = file::existing(&name.path(), true).map_err(|e| open_error(e, name))?;
             let ours = file::status(file.as_fd()).map(|s| s.identity);
-            match Self::join_file(file, name) {
+            match self.join_file(file, name) {
                 // Somebody replaced the segment while we were joining it.
                 Err(Error::NotFound { .. }) if file::identity_at(&name.path()).is_ok_and(|now| Ok(now) != ours) => {}
                 joined => return joined,
@@ -192,12 +204,12 @@ impl SegmentOptions {
         }
     }
 
-    fn join_file(file: OwnedFd, name: &Name) -> Result<Segment, Error> {
+    fn join_file(&self, file: OwnedFd, name: &Name) -> Result<Segment, Error> {
         let view = View::open(&file, true)?;
         if view.geometry().has(FLAG_ANONYMOUS) {
             return Err(Error::Corrupt { what: "an unnamed segment under a name" });
         }
-        Ok(Segment { attached: Attached::join(view, file, Some(name.clone()), None)? })
+        Ok(Segment { attached: Attached::join(view, file, Some(name.clone()), None, self.sentinel)? })
     }
 
     /// See [`Segment::open_or_create`].
@@ -227,7 +239,7 @@ impl SegmentOptions {
         let file = file::sealed_memory(geometry.size).map_err(|e| self.storage_error(e))?;
         let view = View::map(file.as_fd(), geometry, true)?;
         view.initialize();
-        Ok(Segment { attached: Attached::join(view, file, None, Some(&|_| Ok(())))? })
+        Ok(Segment { attached: Attached::join(view, file, None, Some(&|_| Ok(())), self.sentinel)? })
     }
 
     /// Every segment of the directory, sorted by name, with what is in it or why that cannot be told. Reads, and joins
@@ -286,7 +298,7 @@ impl SegmentOptions {
             let checked = self.name(&name)?;
             let Ok(file) = file::existing(&checked.path(), true) else { continue };
             let Ok(view) = View::open(&file, false) else { continue };
-            let lives = view.joined().any(|id| repair::alive(file.as_fd(), id));
+            let lives = view.joined().any(|id| repair::alive(&view, file.as_fd(), id));
             // The look above spares living segments a participant; joining proves the point under the admission lock.
             if !lives && !view.geometry().has(FLAG_PERSIST) && self.is_abandoned(&checked) {
                 removed.push(name);
@@ -309,7 +321,7 @@ pub(super) fn from_fd(fd: BorrowedFd<'_>) -> Result<Segment, Error> {
     if !view.geometry().has(FLAG_ANONYMOUS) {
         return Err(Error::Corrupt { what: "a named segment in a memfd" });
     }
-    Ok(Segment { attached: Attached::join(view, file, None, None)? })
+    Ok(Segment { attached: Attached::join(view, file, None, None, true)? })
 }
 
 fn open_error(e: Errno, name: &Name) -> Error {

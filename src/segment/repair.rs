@@ -9,8 +9,9 @@ use std::os::fd::BorrowedFd;
 
 use super::membership::{Membership, Side};
 use super::view::View;
+use crate::error::Departure;
 use crate::event::{ALL, Event};
-use crate::layout::FLAG_ANONYMOUS;
+use crate::layout::{FLAG_ANONYMOUS, participant};
 use crate::lock;
 use crate::object::{Kind, Object};
 use crate::primitive::{AtomicU64, Ordering};
@@ -34,37 +35,60 @@ pub struct Recovered {
 }
 
 /// Whether participant `id` lives, by its lease alone. Unknown means alive. `our_lease` must not hold that lease itself.
-pub(crate) fn alive(our_lease: BorrowedFd<'_>, id: u16) -> bool {
-    lease::held_by_another(our_lease, id)
+/// Somebody who repairs after the dead holds its lease, too, and says so.
+pub(crate) fn alive(view: &View, our_lease: BorrowedFd<'_>, id: u16) -> bool {
+    lease::held_by_another(our_lease, id) && view.participant(id).state.load(Ordering::Acquire) != participant::DYING
 }
 
-/// Repairs after every participant whose lease is free; `own` is a description of ours.
+/// Repairs after every one of the `suspects` whose lease is free; `own` is a description of ours.
 ///
 /// The proof of a death and the right to repair after it are one thing: the lease byte of the dead, locked by us. So
-/// repair needs no other lock, and a participant that is stopped, wherever, keeps nobody from it.
-pub(crate) fn repair(view: &View, own: BorrowedFd<'_>, our_id: u16, membership: &Membership) -> Recovered {
+/// repair needs no other lock, and a participant that is stopped, wherever else, keeps nobody from it.
+pub(crate) fn repair(
+    view: &View,
+    own: BorrowedFd<'_>,
+    membership: &Membership,
+    suspects: impl Iterator<Item = u16>,
+) -> Recovered {
     // One description's locks do not exclude its own threads.
-    if !membership.repairing.try_acquire() {
-        return Recovered::default();
+    membership.repairing.with(|()| {
+        let locked: Ids = suspects.filter(|&id| matches!(lease::try_lock(own, id), Ok(true))).collect();
+        // Somebody may have repaired, and a newcomer left again, since we saw the entry.
+        let dead: Ids = locked.iter().filter(|&id| view.has_joined(id)).collect();
+        let recovered = if dead.is_empty() { Recovered::default() } else { bury(view, &dead) };
+        locked.iter().for_each(|id| lease::unlock(own, id));
+        recovered
+    })
+}
+
+/// Ends what the dead had begun, in an order in which a repairer that dies is followed by another.
+fn bury(view: &View, dead: &Ids) -> Recovered {
+    for id in dead.iter() {
+        // Others who find the lease held by us must not take it for a sign of life.
+        view.participant(id).state.store(participant::DYING, Ordering::Release);
     }
-    let others = view.joined().filter(|&id| id != our_id);
-    let locked: Ids = others.filter(|&id| matches!(lease::try_lock(own, id), Ok(true))).collect();
-    // Somebody may have repaired, and a newcomer left again, since we saw the entry.
-    let dead: Ids = locked.iter().filter(|&id| view.participant(id).state.load(Ordering::Acquire) == 1).collect();
-    let mut recovered = Recovered::default();
-    if dead.iter().next().is_some() {
-        (recovered, _) = release(view, &dead, true);
-        recovered.died = dead.iter().map(|id| view.participant(id).pid.load(Ordering::Relaxed)).collect();
-        wake_everybody(view);
-        for id in dead.iter() {
-            // Release: the id may be given out again only after all of the above.
-            view.participant(id).state.store(0, Ordering::Release);
-        }
-        view.header().membership.fetch_add(1, Ordering::Release);
-    }
-    locked.iter().for_each(|id| lease::unlock(own, id));
-    membership.repairing.release();
+    let (mut recovered, _) = release(view, dead, true);
+    recovered.died = dead.iter().map(|id| view.participant(id).pid.load(Ordering::Relaxed)).collect();
+    wake_everybody(view);
+    end(view, dead, DIED);
     recovered
+}
+
+/// What [`end`] adds for each way to go.
+pub(super) const LEFT: u64 = 1;
+pub(super) const DIED: u64 = 1 << 32;
+
+/// Frees the table entries of participants that are gone, and announces it. The caller holds their leases. The life words come
+/// last: until the others have been told, the kernel still would, should we die.
+pub(super) fn end(view: &View, gone: &Ids, how: u64) {
+    for id in gone.iter() {
+        let entry = view.participant(id);
+        entry.ends.fetch_add(how, Ordering::Relaxed);
+        // Release: who finds it free finds nothing left of its last holder.
+        entry.state.store(participant::FREE, Ordering::Release);
+    }
+    view.announce();
+    gone.iter().for_each(|id| view.life(id).store(0, Ordering::Release));
 }
 
 /// Takes everything in the segment from participants that are gone, and says whether anything was theirs. A leaver has no
@@ -82,8 +106,9 @@ pub(crate) fn release(view: &View, gone: &Ids, died: bool) -> (Recovered, bool) 
                         recovered.redelivered += orphaned;
                     }
                     for id in gone.iter() {
-                        changed |= clear_role(ring.header, Side::Sender, id);
-                        changed |= clear_role(ring.header, Side::Receiver, id);
+                        let pid = if died { view.participant(id).pid.load(Ordering::Relaxed) } else { 0 };
+                        changed |= clear_role(ring.header, Side::Sender, id, pid);
+                        changed |= clear_role(ring.header, Side::Receiver, id, pid);
                     }
                 }
                 _ => {
@@ -116,11 +141,24 @@ pub(crate) fn set_role(ring: &Header, side: Side, id: u16) {
     ring.control.arrivals.fetch_add(1, Ordering::AcqRel);
 }
 
-/// Marks `id` as having none; `false` if that is so already.
-pub(crate) fn clear_role(ring: &Header, side: Side, id: u16) -> bool {
+/// Marks `id` as having none; `false` if that is so already. `pid` is its process id if it died, else 0.
+pub(crate) fn clear_role(ring: &Header, side: Side, id: u16, pid: u32) -> bool {
     let bit = 1 << (id % 64);
+    let word = &role_words(&ring.roles, side)[usize::from(id) / 64];
+    if word.load(Ordering::Relaxed) & bit != 0 {
+        // Ordered by the Release below: whoever finds nobody left finds how the last one went.
+        ring.control.departed[side as usize].store(pid, Ordering::Relaxed);
+    }
     // Release: whoever sees the bit gone sees the last commit.
-    role_words(&ring.roles, side)[usize::from(id) / 64].fetch_and(!bit, Ordering::AcqRel) & bit != 0
+    word.fetch_and(!bit, Ordering::AcqRel) & bit != 0
+}
+
+/// How the last one with an end on `side` went.
+pub(crate) fn departure(ring: &Header, side: Side) -> Departure {
+    match ring.control.departed[side as usize].load(Ordering::Relaxed) {
+        0 => Departure::Closed,
+        pid => Departure::Died { pid },
+    }
 }
 
 /// Whether nobody with an end on `side` is left of those who were there.

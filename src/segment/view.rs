@@ -5,15 +5,17 @@ use core::ptr::NonNull;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use crate::error::Error;
+use crate::event::ALL;
 use crate::layout::{
     Entry, EntryFields, FLAG_ANONYMOUS, FLAG_PERSIST, Geometry, LINE, MAGIC, MAX_OBJECTS, MAX_PARTICIPANTS,
-    Participant, SegmentHeader, TARGET, VERSION, round_up,
+    Participant, SegmentHeader, TARGET, VERSION, participant, round_up,
 };
 use crate::object::Object;
-use crate::primitive::{FenceMode, Ordering};
+use crate::primitive::{AtomicU32, FenceMode, Ordering};
 use crate::ring::{Header, owned::Words};
 use crate::sys::file;
 use crate::sys::map::Mapping;
+use crate::sys::robust::OWNER_DIED;
 
 impl Geometry {
     /// The geometry of a segment with these properties, or how many bytes it would need at least.
@@ -169,8 +171,44 @@ impl View {
 
     /// All participants that have joined and not left, alive or not.
     pub(crate) fn joined(&self) -> impl Iterator<Item = u16> + '_ {
+        (1..=self.max_participants()).filter(|&id| self.has_joined(id))
+    }
+
+    /// Whether `id` is somebody who has joined and not left, alive or not.
+    pub(crate) fn has_joined(&self, id: u16) -> bool {
         // Acquire: pairs with the Release at join.
-        (1..=self.max_participants()).filter(|&id| self.participant(id).state.load(Ordering::Acquire) == 1)
+        matches!(self.participant(id).state.load(Ordering::Acquire), participant::JOINED | participant::DYING)
+    }
+
+    /// Where the life word of `id` lies. 0: no sentinel answers for it; else what [`robust`](crate::sys::robust) makes of it.
+    pub(crate) fn life_offset(&self, id: u16) -> usize {
+        assert!((1..=self.max_participants()).contains(&id));
+        self.geometry.life_words as usize + usize::from(id) * 8
+    }
+
+    pub(crate) fn life(&self, id: u16) -> &AtomicU32 {
+        // SAFETY: the table lies inside the segment by the checked geometry, aligned to 8; the word is atomic.
+        unsafe { self.at(self.life_offset(id)).cast().as_ref() }
+    }
+
+    /// Whether the kernel has told that `id` ended, or somebody is repairing after it. Its lease alone is proof.
+    pub(crate) fn is_dying(&self, id: u16) -> bool {
+        self.participant(id).state.load(Ordering::Acquire) == participant::DYING
+            || self.life(id).load(Ordering::Acquire) & OWNER_DIED != 0
+    }
+
+    /// Tells everybody that `id` is about to let its lease go without having left, as the kernel would.
+    pub(crate) fn announce_end(&self, id: u16) {
+        self.life(id).fetch_or(OWNER_DIED, Ordering::Release);
+        self.announce();
+    }
+
+    /// Tells everybody who watches that participants have come, gone, or changed.
+    pub(crate) fn announce(&self) {
+        let membership = &self.header().membership;
+        // Release: whoever sees the number sees what it is about.
+        membership.word().fetch_add(1, Ordering::Release);
+        membership.wake(ALL);
     }
 
     pub(crate) fn entry(&self, index: u32) -> NonNull<Entry> {

@@ -8,13 +8,15 @@ use crate::deadline::Deadline;
 use crate::event::Slept;
 use crate::primitive::AtomicU32;
 
+/// How many words one `futex_waitv` takes.
+pub(crate) const WAITV_MAX: usize = 128;
+
 /// A 32-bit word that threads of any process can sleep on.
 #[repr(transparent)]
 pub(crate) struct FutexWord(AtomicU32);
 
 impl FutexWord {
-    #[cfg(any(test, fuzzing))]
-    pub(crate) fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(AtomicU32::new(0))
     }
 
@@ -25,10 +27,7 @@ impl FutexWord {
 
     /// Sleeps while the word is `expected`, until woken, interrupted or `deadline`.
     pub(crate) fn wait(&self, expected: u32, deadline: Option<Deadline>) -> Slept {
-        let until = deadline.map(|d| libc::timespec {
-            tv_sec: (d.0 / 1_000_000_000) as libc::time_t,
-            tv_nsec: (d.0 % 1_000_000_000) as libc::c_long,
-        });
+        let until = deadline.map(timespec);
         let until = until.as_ref().map_or(ptr::null(), ptr::from_ref);
         // SAFETY: the word and the timespec outlive the call; the kernel only reads both.
         let result = unsafe {
@@ -59,6 +58,62 @@ impl FutexWord {
         // SAFETY: FUTEX_WAKE does not touch the word; it only looks up its address, which is mapped.
         let woken = unsafe { libc::syscall(libc::SYS_futex, self.0.as_ptr(), libc::FUTEX_WAKE, most) };
         u32::try_from(woken).unwrap_or(0)
+    }
+}
+
+fn timespec(deadline: Deadline) -> libc::timespec {
+    libc::timespec {
+        tv_sec: (deadline.0 / 1_000_000_000) as libc::time_t,
+        tv_nsec: (deadline.0 % 1_000_000_000) as libc::c_long,
+    }
+}
+
+/// `struct futex_waitv` of the uapi.
+#[repr(C)]
+struct Waiter {
+    value: u64,
+    address: u64,
+    flags: u32,
+    reserved: u32,
+}
+
+/// The uapi's FUTEX_32 (FUTEX2_SIZE_U32), which libc names on few targets.
+const SIZE_U32: u32 = 2;
+
+/// Words to sleep on together, each with the value it was last seen with. The memory of the words must stay mapped until
+/// the sleep is over; an address that is not mapped makes the sleep end at once.
+#[derive(Default)]
+pub(crate) struct Words(Vec<Waiter>);
+
+impl Words {
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// How many more fit.
+    pub(crate) fn room(&self) -> usize {
+        WAITV_MAX - self.0.len()
+    }
+
+    /// Adds a word; there must be room.
+    pub(crate) fn push(&mut self, word: &AtomicU32, seen: u32) {
+        debug_assert!(self.room() > 0);
+        self.0.push(Waiter { value: seen.into(), address: word.as_ptr() as u64, flags: SIZE_U32, reserved: 0 });
+    }
+
+    /// Sleeps until one of the words changes and is woken for, or `deadline`. May end early.
+    pub(crate) fn wait(&self, deadline: Option<Deadline>) -> Slept {
+        let until = deadline.map(timespec);
+        let until = until.as_ref().map_or(ptr::null(), ptr::from_ref);
+        // SAFETY: the kernel reads the array and the timespec, which outlive the call, and checks each address itself.
+        let result = unsafe {
+            libc::syscall(libc::SYS_futex_waitv, self.0.as_ptr(), self.0.len(), 0, until, libc::CLOCK_MONOTONIC)
+        };
+        match result {
+            0.. => Slept::Woken,
+            _ if nix::errno::Errno::last() == nix::errno::Errno::ETIMEDOUT => Slept::TimedOut,
+            _ => Slept::Stale,
+        }
     }
 }
 

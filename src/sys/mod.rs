@@ -10,3 +10,5 @@ pub(crate) mod lease;
 pub(crate) mod map;
 pub(crate) mod membarrier;
 pub(crate) mod process;
+pub(crate) mod robust;
+pub(crate) mod thread;

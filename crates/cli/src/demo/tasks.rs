@@ -191,7 +191,7 @@ pub fn read_shared_end(context: &Context) -> Outcome {
         drop(turn);
         match item {
             Ok(item) => seen[item as usize].fetch_add(1, Relaxed),
-            Err(RecvError::Disconnected) => return Ok(()),
+            Err(RecvError::Disconnected { .. }) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
     }

@@ -130,12 +130,19 @@ macro_rules! as_bits {
                 cell: &$atomic, current: Self, new: Self, success: Ordering, failure: Ordering, weak: bool,
             ) -> Result<Self, Self> {
                 let (current, new) = ($to(current), $to(new));
-                let result = if weak {
-                    cell.compare_exchange_weak(current, new, success, failure)
-                } else {
-                    cell.compare_exchange(current, new, success, failure)
-                };
-                result.map($from).map_err($from)
+                let mut expected = current;
+                loop {
+                    let result = if weak {
+                        cell.compare_exchange_weak(expected, new, success, failure)
+                    } else {
+                        cell.compare_exchange(expected, new, success, failure)
+                    };
+                    match result {
+                        // Other bits of the same meaning: a `bool` of 2.
+                        Err(now) if now != expected && $to($from(now)) == current => expected = now,
+                        result => return result.map($from).map_err($from),
+                    }
+                }
             }
             #[inline]
             fn replace(cell: &$atomic, order: Ordering, mut f: impl FnMut(Self) -> Self) -> Self {

@@ -116,13 +116,13 @@ impl Channel {
     }
 
     /// Repeats `attempt` on behalf of a sender until it is something else than Full.
-    pub(crate) fn send_blocking(
+    pub(crate) fn send_blocking<R>(
         &self,
         deadline: Option<Deadline>,
-        mut attempt: impl FnMut() -> Result<(), TrySendError<()>>,
-    ) -> Result<(), SendTimeoutError<()>> {
+        mut attempt: impl FnMut() -> Result<R, TrySendError<()>>,
+    ) -> Result<R, SendTimeoutError<()>> {
         let sent = self.wait(&self.header().not_full, deadline, || match attempt() {
-            Ok(()) => ControlFlow::Break(Ok(())),
+            Ok(sent) => ControlFlow::Break(Ok(sent)),
             Err(TrySendError::Full(())) => ControlFlow::Continue(()),
             Err(TrySendError::Closed(())) => ControlFlow::Break(Err(SendTimeoutError::Closed(()))),
             Err(TrySendError::Disconnected { message, peer }) => {
@@ -167,7 +167,7 @@ fn clamp(n: usize) -> u32 {
 }
 
 /// A send without a deadline cannot time out.
-pub(crate) fn no_deadline<T>(result: Result<(), SendTimeoutError<T>>) -> Result<(), SendError<T>> {
+pub(crate) fn no_deadline<R, T>(result: Result<R, SendTimeoutError<T>>) -> Result<R, SendError<T>> {
     result.map_err(|e| match e {
         SendTimeoutError::Closed(v) => SendError::Closed(v),
         SendTimeoutError::Disconnected { message, peer } => SendError::Disconnected { message, peer },

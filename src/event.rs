@@ -83,7 +83,7 @@ pub(crate) struct Event {
 }
 
 impl Event {
-    #[cfg(any(test, fuzzing, loom))]
+    #[cfg(any(test, loom))]
     pub(crate) fn new() -> Self {
         Self { seq: FutexWord::new(), tickets: AtomicU64::new(0) }
     }

@@ -91,28 +91,76 @@ pub(crate) struct SegmentHeader {
     reserved: [Line<[u8; 128]>; 2],
 }
 
-/// States of a [`Participant`]. Whether a joined one lives, only its lease tells.
-pub(crate) mod participant {
-    pub(crate) const FREE: u32 = 0;
-    pub(crate) const JOINED: u32 = 1;
+/// The tenure word of a [`Participant`]: who of all those that have had its id it is, and how it stands, in one instruction.
+///
+/// ```text
+/// died:28 | left:28 | state:8
+/// ```
+///
+/// The counts are of those who have gone before; they wrap.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tenure(pub(crate) u64);
+
+/// How a participant stands. Whether a joined one lives, only its lease tells.
+pub(crate) mod standing {
+    pub(crate) const FREE: u64 = 0;
+    pub(crate) const JOINED: u64 = 1;
     /// Proven dead: whoever holds its lease is repairing after it, or has died doing so.
-    pub(crate) const DYING: u32 = 2;
+    pub(crate) const DYING: u64 = 2;
+    pub(super) const MASK: u64 = 0xff;
 }
 
-/// What a participant says of itself, written by whoever holds its lease; `state` last at join, first at leave.
+impl Tenure {
+    const COUNT: u64 = (1 << 28) - 1;
+
+    pub(crate) fn standing(self) -> u64 {
+        self.0 & standing::MASK
+    }
+
+    pub(crate) fn with(self, standing: u64) -> Self {
+        Self(self.0 & !standing::MASK | standing)
+    }
+
+    /// Joined and not gone, alive or not.
+    pub(crate) fn is_taken(self) -> bool {
+        matches!(self.standing(), standing::JOINED | standing::DYING)
+    }
+
+    /// Who of those with this id it is.
+    pub(crate) fn ordinal(self) -> u64 {
+        self.0 & !standing::MASK
+    }
+
+    fn deaths(self) -> u64 {
+        self.0 >> 36
+    }
+
+    /// Free again, after its holder has left, or died.
+    pub(crate) fn ended(self, died: bool) -> Self {
+        let (left, deaths) = (self.0 >> 8 & Self::COUNT, self.deaths());
+        let count = |n: u64, one: bool| (n + u64::from(one)) & Self::COUNT;
+        Self(count(deaths, died) << 36 | count(left, !died) << 8 | standing::FREE)
+    }
+
+    /// Whether any of those died whose tenures began with `earlier` and are over now.
+    pub(crate) fn deaths_since(self, earlier: Self) -> bool {
+        self.deaths() != earlier.deaths()
+    }
+}
+
+/// What a participant says of itself, written by whoever holds its lease; `tenure` last at join, first at leave.
 #[cfg(not(loom))]
 #[repr(C)]
 pub(crate) struct Participant {
-    /// See [`participant`].
-    pub(crate) state: AtomicU32,
-    /// Process id in the participant's own PID namespace.
-    pub(crate) pid: AtomicU32,
+    /// See [`Tenure`].
+    pub(crate) tenure: AtomicU64,
     /// Nanoseconds since 1970.
     pub(crate) joined: AtomicU64,
     /// Inode of the participant's PID namespace.
     pub(crate) namespace: AtomicU64,
-    /// How many participants have left (low half) and died (high half) with this id.
-    pub(crate) ends: AtomicU64,
+    /// Process id in the participant's own PID namespace.
+    pub(crate) pid: AtomicU32,
+    pub(crate) reserved: AtomicU32,
 }
 
 /// A directory entry. Everything but `state` is written before `state` becomes 1 and never after.

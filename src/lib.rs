@@ -133,8 +133,10 @@ pub use self::{
     lock::{Lock, LockError, LockGuard, Over},
     object::Kind,
     pipe::{End, Ends, Pipe, SharedEnd, SharedEnds},
-    queue::{IntoIter, Queue, QueueOptions, Receiver, Sender},
-    segment::{Listed, ObjectInfo, ParticipantInfo, Peer, Recovered, Segment, SegmentOptions, Snapshot},
+    queue::{IntoIter, Queue, QueueOptions, Receiver, RecvGuard, Reservation, Sender},
+    segment::{
+        Change, Listed, ObjectInfo, ParticipantInfo, Peer, Recovered, Segment, SegmentOptions, Snapshot, Watcher,
+    },
     spsc::SpscQueue,
     value::{Array, Value},
 };

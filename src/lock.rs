@@ -4,7 +4,7 @@
 //! lock word (u64):  pid:32 | state:4 (bits 12..16) | owner:12
 //!
 //! FREE ──lock──▶ HELD(owner) ──unlock──▶ FREE
-//!                    └──owner died──▶ DIED ──lock, with the news──▶ HELD
+//!                    └──owner died or panicked──▶ DIED ──lock, with the news──▶ HELD
 //! ```
 //!
 //! Lock is a CAS, unlock a Release store by the owner; whoever finds it HELD sleeps on the lock's event. DIED is stored
@@ -12,6 +12,7 @@
 //! covered as in [`crate::event`].
 
 use core::fmt;
+use core::marker::PhantomData;
 use core::mem::{align_of, offset_of, size_of};
 use core::ops::{ControlFlow, Deref, DerefMut};
 use core::ptr::NonNull;
@@ -55,7 +56,7 @@ const _: () = assert!(size_of::<Header>() <= DATA_OFFSET && EVENT_OFFSET == 8);
 ///
 /// One holder at a time, among all threads of all processes. *Blocking:* whoever does not get it spins for some
 /// microseconds, then sleeps. There is no queue: a newcomer may be faster than a sleeper that was woken. *A crash* of the
-/// holder hands the lock to the next one together with the news ([`LockError::OwnerDied`]), since the data may be in the
+/// holder, or a panic of its thread, hands the lock to the next one together with the news ([`LockError::OwnerDied`]), since the data may be in the
 /// middle of a change. Not recursive: locking twice in one thread waits for ever.
 ///
 /// `T` is any [`Pod`] type, and lies in the segment; `Lock<()>`, the default, protects what you say it does, such as an
@@ -93,12 +94,12 @@ unsafe impl<T: Pod + Send> Sync for Lock<T> {}
 /// Why there is no guard, or why it comes with news.
 #[non_exhaustive]
 pub enum LockError<G> {
-    /// The lock is ours now, but process `pid` died while it held it: what it protects may be in the middle of a change.
-    /// Told once, to whoever gets the lock next.
+    /// The lock is ours now, but process `pid` died, or a thread of it panicked, while it held it: what it protects may be in
+    /// the middle of a change. Told once, to whoever gets the lock next.
     OwnerDied {
         /// The guard.
         guard: G,
-        /// The process that died.
+        /// The process that held it.
         pid: u32,
     },
     /// Somebody holds it; from [`Lock::try_lock`] only.
@@ -159,7 +160,7 @@ impl<G> fmt::Display for LockError<G> {
         match self {
             Self::OwnerDied { pid, .. } => write!(
                 f,
-                "process {pid} died while it held the lock: check what it protects, then go on with the guard (into_guard)"
+                "process {pid} died, or panicked, while it held the lock: check what it protects, then go on with the guard (into_guard)"
             ),
             Self::WouldBlock => f.write_str("somebody holds the lock: try later, or use lock"),
             Self::Timeout => f.write_str("the time is up and somebody still holds the lock"),
@@ -248,7 +249,7 @@ impl<T: Pod> Lock<T> {
             self.attached.in_vain();
             return Err(LockError::WouldBlock);
         }
-        let guard = LockGuard { lock: self.clone(), token };
+        let guard = LockGuard { lock: self.clone(), token, panicking: std::thread::panicking(), marker: PhantomData };
         if now & STATE == DIED { Err(LockError::OwnerDied { guard, pid: (now >> 32) as u32 }) } else { Ok(guard) }
     }
 
@@ -324,6 +325,10 @@ pub struct LockGuard<T: Pod> {
     lock: Lock<T>,
     /// Who holds it: us, unless this is a copy in a fork child.
     token: Token,
+    /// Whether the thread was panicking when it took the lock.
+    panicking: bool,
+    /// Shared and sent as a `T`.
+    marker: PhantomData<T>,
 }
 
 impl<T: Pod> Deref for LockGuard<T> {
@@ -346,8 +351,12 @@ impl<T: Pod> Drop for LockGuard<T> {
     fn drop(&mut self) {
         if self.lock.attached.is_still(self.token) {
             let header = self.lock.header();
+            let left = match !self.panicking && std::thread::panicking() {
+                true => u64::from(self.lock.attached.pid()) << 32 | DIED,
+                false => FREE,
+            };
             // Release: the next holder sees what we wrote. Only the owner leaves HELD.
-            header.word.store(FREE, Ordering::Release);
+            header.word.store(left, Ordering::Release);
             header.event.notify(1, self.lock.attached.fence_mode());
         }
     }

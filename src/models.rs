@@ -487,13 +487,59 @@ fn close_comes_after_every_send_that_returned() {
             let (sent, verdict) = (sent.unwrap(), verdict.unwrap());
             assert!(!(sent && verdict == "closed"), "Closed was said and then a message arrived");
             if !sent {
-                assert_eq!(drain(&memory), []);
+                assert!(drain(&memory).is_empty());
             }
             seen.add((sent, verdict));
         };
         (jobs, Box::new(check))
     });
     seen.must_have([(true, "message"), (true, "open"), (false, "closed"), (true, "not yet")]);
+}
+
+/// A closed ring has ended for a receiver only when what another one is reading is settled; whoever waits for that is told.
+#[test]
+fn close_waits_for_what_may_come_back() {
+    for gives_back in [false, true] {
+        let seen = Seen::new();
+        let outcomes = seen.clone();
+        explore(Some(3), move || {
+            let memory = Memory::<Slot<u64>>::owned(1);
+            let header = memory.ring();
+            header.push(&Cursor::default(), 1, MODE, &7).unwrap();
+            memory.header.control.close(MODE);
+            let (of_reader, of_waiter, got) = (memory.clone(), memory.clone(), Log::default());
+            let (by_reader, by_waiter, outcomes) = (got.clone(), got.clone(), outcomes.clone());
+            let jobs: Vec<Job> = vec![
+                Box::new(move || {
+                    let (ring, events) = (of_reader.ring(), &of_reader.header);
+                    let Ok(claim) = ring.claim_full(&Cursor::default(), 2) else { return };
+                    if gives_back {
+                        ring.give_back(claim);
+                        events.not_empty.notify(1, MODE);
+                    } else {
+                        by_reader.add(ring.take(claim));
+                        events.not_full.notify(1, MODE);
+                        if events.control.is_closing() {
+                            events.not_empty.notify(ALL, MODE);
+                        }
+                    }
+                }),
+                Box::new(move || {
+                    let (ring, cursor) = (of_waiter.ring(), Cursor::default());
+                    let attempt = || match ring.claim_full(&cursor, 3) {
+                        Ok(claim) => ControlFlow::Break(Some(ring.take(claim))),
+                        Err(_) if ring.is_unsettled(3) => ControlFlow::Continue(()),
+                        Err(_) => ControlFlow::Break(None),
+                    };
+                    let result = of_waiter.header.not_empty.wait(&Still, None, attempt).expect("no deadline");
+                    result.iter().for_each(|&value| by_waiter.add(value));
+                    outcomes.add(result);
+                }),
+            ];
+            (jobs, Box::new(move || assert_eq!(got.take(), [7])))
+        });
+        seen.must_have(if gives_back { vec![Some(7)] } else { vec![Some(7), None] });
+    }
 }
 
 /// Both ends of an SPSC ring of one slot: in order, whole, and the slot reused only after its reader.
@@ -511,7 +557,7 @@ fn spsc_delivers_in_order() {
                 let (ring, mut position) = (of_sender.ring(), Position::default());
                 let mut value = 1;
                 for _ in 0..3 {
-                    if ring.room(&mut position) > 0 {
+                    if ring.room(&mut position, 1) > 0 {
                         ring.write(&position, 0, &value);
                         ring.commit(&mut position, 1);
                         value += 1;
@@ -521,7 +567,7 @@ fn spsc_delivers_in_order() {
             Box::new(move || {
                 let (ring, mut position) = (of_receiver.ring(), Position::default());
                 for _ in 0..3 {
-                    if ring.ready(&mut position) > 0 {
+                    if ring.ready(&mut position, 1) > 0 {
                         got.add(ring.read(&position, 0));
                         ring.release(&mut position, 1);
                     }
@@ -533,7 +579,7 @@ fn spsc_delivers_in_order() {
             let mut position = ring.receiver_position();
             let mut all = log.take();
             seen.add(all.clone());
-            while ring.ready(&mut position) > 0 {
+            while ring.ready(&mut position, 1) > 0 {
                 all.push(ring.read(&position, 0));
                 ring.release(&mut position, 1);
             }

@@ -60,7 +60,8 @@ pub(crate) struct ElementType {
 impl ElementType {
     pub(crate) fn of<T>() -> Self {
         Self {
-            name: short_type_name(core::any::type_name::<T>()),
+            // A pipe's two names are told apart by an arrow between spaces.
+            name: short_type_name(core::any::type_name::<T>()).replace(" -> ", "->"),
             size: size_of::<T>() as u32,
             align: align_of::<T>() as u32,
         }

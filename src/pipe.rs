@@ -198,10 +198,15 @@ pub type SharedEnds<Tx, Rx> = (SharedEnd<Tx, Rx>, SharedEnd<Rx, Tx>);
 /// One end of a [`Pipe`]: sends `Tx`, receives `Rx`. Send, but held by one thread at a time.
 ///
 /// Dropping it tells the other end. The methods are those of its two halves; [`End::split`] gives the halves.
-#[derive(Debug)]
 pub struct End<Tx: Pod, Rx: Pod> {
     sender: Sender<Tx>,
     receiver: Receiver<Rx>,
+}
+
+impl<Tx: Pod, Rx: Pod> fmt::Debug for End<Tx, Rx> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("End").field("sender", &self.sender).field("receiver", &self.receiver).finish()
+    }
 }
 
 impl<Tx: Pod, Rx: Pod> End<Tx, Rx> {

@@ -11,7 +11,7 @@ mod imp {
     pub(crate) use core::sync::atomic::{
         AtomicI8, AtomicI16, AtomicI32, AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64, compiler_fence, fence,
     };
-    use core::{cell::UnsafeCell, mem::MaybeUninit};
+    use core::{cell::UnsafeCell, mem::MaybeUninit, ptr::NonNull};
 
     /// Room for one `T` that changes hands by a protocol: whoever holds the claim on it may touch it, nobody else.
     #[repr(transparent)]
@@ -32,6 +32,11 @@ mod imp {
         pub(crate) unsafe fn read(&self) -> T {
             // SAFETY: the claim makes this cell ours; every bit pattern is a `T` by the caller's word.
             unsafe { self.0.get().cast::<T>().read() }
+        }
+
+        /// Where the payload is; the caller follows the rules above.
+        pub(crate) fn place(&self) -> NonNull<T> {
+            NonNull::from(&self.0).cast()
         }
     }
 }

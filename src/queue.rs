@@ -1,10 +1,14 @@
 //! [`Queue`]: any number of senders and receivers in any number of processes, each message to exactly one receiver.
 
+mod in_place;
+
 use core::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
+
+pub use self::in_place::{RecvGuard, Reservation};
 
 use crate::channel::{Channel, no_deadline, no_deadline_recv};
 use crate::deadline::Deadline;
@@ -14,7 +18,7 @@ use crate::error::{
 use crate::event::Surroundings;
 use crate::layout::ENTRY_DISCONNECT;
 use crate::object::{ElementType, Kind, Object, Shape};
-use crate::ring::owned::{Cursor, Owned, Refused};
+use crate::ring::owned::{Claim, Cursor, Owned, Refused};
 use crate::ring::{self, Element};
 use crate::segment::{Attached, Segment, Side, Wanted};
 
@@ -58,7 +62,7 @@ pub struct Queue<T> {
 /// How to create a [`Queue`] or [`SpscQueue`](crate::SpscQueue).
 ///
 /// ```
-/// use gimmal::{QueueOptions, RecvError, Segment};
+/// use gimmal::{Departure, QueueOptions, RecvError, Segment};
 ///
 /// let segment = Segment::anonymous()?;
 /// let queue = QueueOptions::new().capacity(8).disconnect(true).create::<u8>(&segment, "q")?;
@@ -223,8 +227,26 @@ impl<T: Pod> Queue<T> {
         self.ring.is_full()
     }
 
+    /// Tells senders of `n` releases, and receivers if these may have been waiting for nothing else to end.
+    #[inline]
+    fn released(&self, n: usize) {
+        self.channel.released(n);
+        // Ordered behind the release by the fence in there.
+        if self.channel.is_closing() || self.channel.disconnects() {
+            self.released_at_the_end();
+        }
+    }
+
+    #[cold]
+    fn released_at_the_end(&self) {
+        if self.channel.is_closing() || self.channel.nobody_left(Side::Sender).is_some() {
+            self.channel.wake_everybody();
+        }
+    }
+
     /// Ends the queue for everybody, for good: sends fail with `Closed`, receives return what is there and then `Closed`.
-    /// A send that is under way either arrives or fails.
+    /// A send that is under way either arrives or fails. While another process is in the middle of a receive, or holds a
+    /// [`RecvGuard`], receives wait for the outcome: the message may come back.
     pub fn close(&self) {
         self.channel.close();
     }
@@ -321,7 +343,15 @@ impl<T: Pod> Sender<T> {
     /// Everything of a send but the notification.
     #[inline]
     fn push(&self, value: &T) -> Result<(), TrySendError<()>> {
+        let owner = self.owner()?;
         let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
+        ring.push(cursor, owner, channel.mode(), value).map_err(|refused| self.refusal(refused))
+    }
+
+    /// Who we are, unless there is nobody to send to.
+    #[inline]
+    fn owner(&self) -> Result<u16, TrySendError<()>> {
+        let channel = &self.end.queue.channel;
         let owner = channel.attached().id();
         if owner == 0 {
             return Err(TrySendError::Detached(()));
@@ -329,9 +359,14 @@ impl<T: Pod> Sender<T> {
         if channel.disconnects()
             && let Some(peer) = channel.nobody_left(Side::Receiver)
         {
-            return Err(TrySendError::Disconnected { message: (), peer });
+            let closed = channel.is_closing();
+            return Err(if closed {
+                TrySendError::Closed(())
+            } else {
+                TrySendError::Disconnected { message: (), peer }
+            });
         }
-        ring.push(cursor, owner, channel.mode(), value).map_err(|refused| self.refusal(refused))
+        Ok(owner)
     }
 
     #[cold]
@@ -355,8 +390,17 @@ impl<T: Pod> Sender<T> {
 
     /// The slow path of every blocking send.
     fn send_until(&self, value: &T, deadline: Option<Deadline>) -> Result<(), SendTimeoutError<()>> {
+        self.until(deadline, || self.attempt(value))
+    }
+
+    /// Repeats `attempt` until it is something else than Full.
+    fn until<R>(
+        &self,
+        deadline: Option<Deadline>,
+        attempt: impl FnMut() -> Result<R, TrySendError<()>>,
+    ) -> Result<R, SendTimeoutError<()>> {
         let Queue { channel, ring } = &self.end.queue;
-        let sent = channel.send_blocking(deadline, || self.attempt(value));
+        let sent = channel.send_blocking(deadline, attempt);
         // Slots are released in any order, and filled in one: whoever was woken for a slot behind one that is still being
         // read went back to sleep. With the slot in front the one behind has become usable, too.
         if sent.is_ok() && !ring.is_full() {
@@ -397,6 +441,51 @@ impl<T: Pod> Sender<T> {
             Ok(()) => Ok(()),
             Err(_) => self.send_until(&value, Deadline::at(deadline)).map_err(|e| e.with(value)),
         }
+    }
+
+    /// Reserves a slot if one is free now, to write a message in place: see [`Sender::reserve`].
+    ///
+    /// # Errors
+    /// As for [`Sender::try_send`].
+    pub fn try_reserve(&self) -> Result<Reservation<'_, T>, TrySendError<()>> {
+        let owner = self.owner()?;
+        let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
+        let token = channel.attached().token();
+        match ring.reserve(cursor, owner, channel.mode()) {
+            Ok(claim) => Ok(Reservation::new(&self.end.queue, claim, token)),
+            Err(refused) => Err(self.refusal(refused)),
+        }
+    }
+
+    /// Reserves a slot, waiting for one as long as it takes, to write a message in place. Nothing is copied;
+    /// [`Reservation::commit`] sends it, dropping it does not. Until then receivers step around the slot, and the
+    /// messages of this sender that are sent meanwhile may arrive before it.
+    ///
+    /// ```
+    /// use gimmal::{Queue, Segment};
+    ///
+    /// let segment = Segment::anonymous()?;
+    /// let queue = Queue::<[u8; 4096]>::create(&segment, "frames", 8)?;
+    /// let (sender, receiver) = (queue.sender()?, queue.receiver()?);
+    /// let mut frame = sender.reserve()?;
+    /// frame.fill(7); // it holds what some earlier message has left
+    /// frame.commit();
+    /// assert_eq!(receiver.recv_guard()?[..2], [7, 7]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Sender::send`].
+    pub fn reserve(&self) -> Result<Reservation<'_, T>, SendError<()>> {
+        no_deadline(self.until(None, || self.try_reserve()))
+    }
+
+    /// As [`Sender::reserve`], waiting for at most `timeout`.
+    ///
+    /// # Errors
+    /// As for [`Sender::send_timeout`].
+    pub fn reserve_timeout(&self, timeout: Duration) -> Result<Reservation<'_, T>, SendTimeoutError<()>> {
+        self.until(Deadline::after(timeout), || self.try_reserve())
     }
 
     /// Sends as many of `values` as there is room for now, in order, and says how many. Other senders' messages may come
@@ -479,24 +568,31 @@ impl<T: Pod> Receiver<T> {
     #[inline]
     pub fn try_recv(&self) -> Result<T, TryRecvError> {
         let value = self.pop()?;
-        self.end.queue.channel.released(1);
+        self.end.queue.released(1);
         Ok(value)
     }
 
     /// Everything of a receive but the notification.
     #[inline]
     fn pop(&self) -> Result<T, TryRecvError> {
+        self.claim().map(|claim| self.end.queue.ring.take(claim))
+    }
+
+    /// Claims the oldest message that is there.
+    #[inline]
+    fn claim(&self) -> Result<Claim, TryRecvError> {
         let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
         let owner = channel.attached().id();
         if owner == 0 {
             return Err(TryRecvError::Detached);
         }
-        ring.pop(cursor, owner).or_else(|_| self.pop_or_reason(owner))
+        ring.claim_full(cursor, owner).or_else(|_| self.claim_or_reason(owner))
     }
 
-    /// Why there is nothing. `Closed` and `Disconnected` must be true *before* the decisive look at the ring.
+    /// Why there is nothing. `Closed` and `Disconnected` must be true *before* the decisive look at the ring, and nothing may
+    /// be in the hands of another receiver that could still die or give it back.
     #[cold]
-    fn pop_or_reason(&self, owner: u16) -> Result<T, TryRecvError> {
+    fn claim_or_reason(&self, owner: u16) -> Result<Claim, TryRecvError> {
         let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
         let closed = channel.is_closed();
         let alone = if channel.disconnects() { channel.nobody_left(Side::Sender) } else { None };
@@ -510,7 +606,7 @@ impl<T: Pod> Receiver<T> {
                 return Err(TryRecvError::Empty);
             }
         };
-        ring.pop(cursor, owner).map_err(|empty| if empty.pending { TryRecvError::Empty } else { reason })
+        ring.claim_full(cursor, owner).map_err(|_| if ring.is_unsettled(owner) { TryRecvError::Empty } else { reason })
     }
 
     fn recv_until(&self, deadline: Option<Deadline>) -> Result<T, RecvTimeoutError> {
@@ -551,6 +647,47 @@ impl<T: Pod> Receiver<T> {
         }
     }
 
+    /// Receives what is there now and reads it in place: see [`Receiver::recv_guard`].
+    ///
+    /// # Errors
+    /// As for [`Receiver::try_recv`].
+    pub fn try_recv_guard(&self) -> Result<RecvGuard<'_, T>, TryRecvError> {
+        let token = self.end.queue.channel.attached().token();
+        Ok(RecvGuard::new(&self.end.queue, self.claim()?, token))
+    }
+
+    /// Receives a message, waiting for one as long as it takes, and reads it in place. It counts as received when the guard
+    /// is dropped. If this process dies before, or the thread panics, or [`RecvGuard::give_back`] is called, the message
+    /// goes to another receiver, before newer ones: each message is processed at least once.
+    ///
+    /// ```
+    /// use gimmal::{Queue, Segment};
+    ///
+    /// let segment = Segment::anonymous()?;
+    /// let queue = Queue::<u32>::create(&segment, "jobs", 8)?;
+    /// let (sender, receiver) = (queue.sender()?, queue.receiver()?);
+    /// sender.send_slice(&[1, 2])?;
+    /// let job = receiver.recv_guard()?;
+    /// assert_eq!(*job, 1);
+    /// job.give_back(); // somebody else may do it
+    /// assert_eq!((receiver.recv()?, receiver.recv()?), (1, 2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Receiver::recv`].
+    pub fn recv_guard(&self) -> Result<RecvGuard<'_, T>, RecvError> {
+        no_deadline_recv(self.end.queue.channel.receive_blocking(None, || self.try_recv_guard()))
+    }
+
+    /// As [`Receiver::recv_guard`], waiting for at most `timeout`.
+    ///
+    /// # Errors
+    /// As for [`Receiver::recv_timeout`].
+    pub fn recv_guard_timeout(&self, timeout: Duration) -> Result<RecvGuard<'_, T>, RecvTimeoutError> {
+        self.end.queue.channel.receive_blocking(Deadline::after(timeout), || self.try_recv_guard())
+    }
+
     /// Appends at most `most` of the messages that are there now to `buffer` and says how many: up to 64 at a time. Wakes
     /// senders once for all.
     ///
@@ -571,19 +708,18 @@ impl<T: Pod> Receiver<T> {
         // Read first, release at the end: until then all of them would go to somebody else if we died.
         let mut claims = [const { None }; BATCH];
         let mut received = 0;
-        while received < most
-            && let Ok(claim) = ring.claim_full(cursor, owner)
-        {
+        while received < most {
+            let claim = match ring.claim_full(cursor, owner) {
+                Ok(claim) => claim,
+                Err(_) if received > 0 => break,
+                Err(_) => self.claim_or_reason(owner)?,
+            };
             buffer.push(ring.read(&claim));
             claims[received] = Some(claim);
             received += 1;
         }
-        if received == 0 {
-            buffer.push(self.pop_or_reason(owner)?);
-            received = 1;
-        }
         claims.into_iter().flatten().for_each(|claim| ring.release(claim));
-        channel.released(received);
+        self.end.queue.released(received);
         Ok(received)
     }
 
@@ -619,8 +755,13 @@ impl<T: Pod> Receiver<T> {
 }
 
 /// Messages until the queue is closed (or disconnected) and drained.
-#[derive(Debug)]
 pub struct IntoIter<T: Pod>(Receiver<T>);
+
+impl<T: Pod> fmt::Debug for IntoIter<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("IntoIter").field(&self.0).finish()
+    }
+}
 
 impl<T: Pod> Iterator for IntoIter<T> {
     type Item = T;

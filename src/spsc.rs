@@ -1,11 +1,15 @@
 //! [`SpscQueue`]: one sender, one receiver, wait-free.
 
+mod in_place;
+
 use core::fmt;
 use core::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
+
+pub use self::in_place::{RecvGuard, Reservation};
 
 use crate::channel::{Channel, no_deadline, no_deadline_recv};
 use crate::deadline::Deadline;
@@ -289,9 +293,9 @@ impl<T: Pod> fmt::Debug for Sender<T> {
 }
 
 impl<T: Pod> Sender<T> {
-    /// Checks that this end is ours, that somebody may still receive, and how much room there is.
+    /// Checks that this end is ours, that somebody may still receive, and how much room there is, `wanted` or less.
     #[inline]
-    fn room(&mut self) -> Result<u64, SendError<()>> {
+    fn room(&mut self, wanted: u64) -> Result<u64, SendError<()>> {
         if !self.end.is_ours() {
             self.reseat()?;
         }
@@ -304,7 +308,7 @@ impl<T: Pod> Sender<T> {
         {
             return Err(SendError::Disconnected { message: (), peer });
         }
-        Ok(self.end.queue.ring.room(&mut self.position))
+        Ok(self.end.queue.ring.room(&mut self.position, wanted))
     }
 
     /// In a fork child: sits down if the parent has got up.
@@ -326,19 +330,11 @@ impl<T: Pod> Sender<T> {
 
     #[inline]
     fn attempt(&mut self, value: &T) -> Result<(), TrySendError<()>> {
-        match self.room() {
-            Ok(0) => {
-                self.end.in_vain();
-                Err(TrySendError::Full(()))
-            }
-            Ok(_) => {
-                self.end.queue.ring.write(&self.position, 0, value);
-                self.end.queue.ring.commit(&mut self.position, 1);
-                self.end.queue.channel.committed(1);
-                Ok(())
-            }
-            Err(reason) => Err(reason.into()),
-        }
+        self.try_room()?;
+        self.end.queue.ring.write(&self.position, 0, value);
+        self.end.queue.ring.commit(&mut self.position, 1);
+        self.end.queue.channel.committed(1);
+        Ok(())
     }
 
     /// The slow path of every blocking send.
@@ -381,12 +377,73 @@ impl<T: Pod> Sender<T> {
         }
     }
 
+    /// Reserves a slot if there is room now, to write a message in place: see [`Sender::reserve`].
+    ///
+    /// # Errors
+    /// As for [`Sender::try_send`].
+    pub fn try_reserve(&mut self) -> Result<Reservation<'_, T>, TrySendError<()>> {
+        self.try_room()?;
+        Ok(Reservation::new(self))
+    }
+
+    #[inline]
+    fn try_room(&mut self) -> Result<(), TrySendError<()>> {
+        match self.room(1)? {
+            0 => {
+                self.end.in_vain();
+                Err(TrySendError::Full(()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn room_until(&mut self, deadline: Option<Deadline>) -> Result<(), SendTimeoutError<()>> {
+        let channel = self.end.queue.channel.clone();
+        channel.send_blocking(deadline, || self.try_room())
+    }
+
+    /// Reserves a slot, waiting for room as long as it takes, to write a message in place. Nothing is copied;
+    /// [`Reservation::commit`] sends it, dropping it does not.
+    ///
+    /// ```
+    /// use gimmal::{Segment, SpscQueue};
+    ///
+    /// let segment = Segment::anonymous()?;
+    /// let queue = SpscQueue::<[u8; 4096]>::create(&segment, "frames", 8)?;
+    /// let (mut sender, mut receiver) = (queue.sender()?, queue.receiver()?);
+    /// let mut frame = sender.reserve()?;
+    /// frame.fill(7); // it holds what some earlier message has left
+    /// frame.commit();
+    /// assert_eq!(receiver.recv_guard()?[..2], [7, 7]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Sender::send`].
+    pub fn reserve(&mut self) -> Result<Reservation<'_, T>, SendError<()>> {
+        no_deadline(self.room_until(None))?;
+        Ok(Reservation::new(self))
+    }
+
+    /// As [`Sender::reserve`], waiting for at most `timeout`.
+    ///
+    /// # Errors
+    /// As for [`Sender::send_timeout`].
+    pub fn reserve_timeout(&mut self, timeout: Duration) -> Result<Reservation<'_, T>, SendTimeoutError<()>> {
+        self.room_until(Deadline::after(timeout))?;
+        Ok(Reservation::new(self))
+    }
+
     /// Sends as many of `values` as there is room for now, all at once, and says how many.
     ///
     /// # Errors
     /// If none could be sent, and not for want of room: that is `Ok(0)`.
     pub fn try_send_slice(&mut self, values: &[T]) -> Result<usize, SendError<()>> {
-        let count = self.room()?.min(values.len() as u64);
+        if values.is_empty() {
+            return Ok(0);
+        }
+        let wanted = values.len() as u64;
+        let count = self.room(wanted)?.min(wanted);
         for (offset, value) in (0..count).zip(values) {
             self.end.queue.ring.write(&self.position, offset, value);
         }
@@ -405,18 +462,13 @@ impl<T: Pod> Sender<T> {
         let channel = self.end.queue.channel.clone();
         let mut sent = 0;
         let all = channel.send_blocking(None, || {
-            loop {
-                match self.try_send_slice(&values[sent..]) {
-                    Ok(n) => sent += n,
-                    Err(e) => return Err(e.into()),
-                }
-                if sent == values.len() {
-                    return Ok(());
-                }
-                if self.end.queue.ring.room(&mut self.position) == 0 {
-                    return Err(TrySendError::Full(()));
+            while sent < values.len() {
+                match self.try_send_slice(&values[sent..])? {
+                    0 => return Err(TrySendError::Full(())),
+                    more => sent += more,
                 }
             }
+            Ok(())
         });
         no_deadline(all).map_err(|reason| SendSliceError { sent, reason })
     }
@@ -458,12 +510,12 @@ impl<T: Pod> fmt::Debug for Receiver<T> {
 impl<T: Pod> Receiver<T> {
     /// Checks that this end is ours and how many messages there are; an error if none is and none will come.
     #[inline]
-    fn ready(&mut self) -> Result<u64, TryRecvError> {
+    fn ready(&mut self, wanted: u64) -> Result<u64, TryRecvError> {
         if !self.end.is_ours() {
             self.reseat()?;
         }
-        match self.end.queue.ring.ready(&mut self.position) {
-            0 => self.ready_or_reason(),
+        match self.end.queue.ring.ready(&mut self.position, wanted) {
+            0 => self.ready_or_reason(wanted),
             ready => Ok(ready),
         }
     }
@@ -478,7 +530,7 @@ impl<T: Pod> Receiver<T> {
 
     /// Why there is nothing. The reason must be true *before* the decisive look at the ring.
     #[cold]
-    fn ready_or_reason(&mut self) -> Result<u64, TryRecvError> {
+    fn ready_or_reason(&mut self, wanted: u64) -> Result<u64, TryRecvError> {
         let SpscQueue { channel, ring } = &self.end.queue;
         let closed = channel.is_closed();
         let sender = Seat::of(&channel.header().roles, Side::Sender);
@@ -491,7 +543,7 @@ impl<T: Pod> Receiver<T> {
                 return Err(TryRecvError::Empty);
             }
         };
-        match ring.ready(&mut self.position) {
+        match ring.ready(&mut self.position, wanted) {
             0 => Err(reason),
             ready => Ok(ready),
         }
@@ -503,7 +555,7 @@ impl<T: Pod> Receiver<T> {
     /// [`TryRecvError::Empty`]; the others come after the last message.
     #[inline]
     pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
-        self.ready()?;
+        self.ready(1)?;
         let value = self.end.queue.ring.read(&self.position, 0);
         self.end.queue.ring.release(&mut self.position, 1);
         self.end.queue.channel.released(1);
@@ -549,12 +601,44 @@ impl<T: Pod> Receiver<T> {
         }
     }
 
+    fn ready_until(&mut self, deadline: Option<Deadline>) -> Result<(), RecvTimeoutError> {
+        let channel = self.end.queue.channel.clone();
+        channel.receive_blocking(deadline, || self.ready(1)).map(drop)
+    }
+
+    /// Receives what is there now and reads it in place: see [`Receiver::recv_guard`].
+    ///
+    /// # Errors
+    /// As for [`Receiver::try_recv`].
+    pub fn try_recv_guard(&mut self) -> Result<RecvGuard<'_, T>, TryRecvError> {
+        self.ready(1)?;
+        Ok(RecvGuard::new(self))
+    }
+
+    /// Receives a message, waiting for one as long as it takes, and reads it in place. It counts as received when the guard
+    /// is dropped. If this process dies before, or the thread panics, or [`RecvGuard::give_back`] is called, it is still
+    /// there: each message is processed at least once.
+    ///
+    /// # Errors
+    /// As for [`Receiver::recv`].
+    pub fn recv_guard(&mut self) -> Result<RecvGuard<'_, T>, RecvError> {
+        no_deadline_recv(self.ready_until(None))?;
+        Ok(RecvGuard::new(self))
+    }
+
+    /// As [`Receiver::recv_guard`], waiting for at most `timeout`.
+    ///
+    /// # Errors
+    /// As for [`Receiver::recv_timeout`].
+    pub fn recv_guard_timeout(&mut self, timeout: Duration) -> Result<RecvGuard<'_, T>, RecvTimeoutError> {
+        self.ready_until(Deadline::after(timeout))?;
+        Ok(RecvGuard::new(self))
+    }
+
     /// Whether a message is there, waiting for one for at most `timeout`; it is not taken. `true` also when the other end
     /// is gone, since a receive would not wait then.
     pub fn poll(&mut self, timeout: Duration) -> bool {
-        let channel = self.end.queue.channel.clone();
-        let ready = channel.receive_blocking(Deadline::after(timeout), || self.ready());
-        !matches!(ready, Err(RecvTimeoutError::Timeout))
+        !matches!(self.ready_until(Deadline::after(timeout)), Err(RecvTimeoutError::Timeout))
     }
 
     /// Appends at most `most` of the messages that are there now to `buffer` and says how many.
@@ -565,7 +649,7 @@ impl<T: Pod> Receiver<T> {
         if most == 0 {
             return Ok(0);
         }
-        let count = self.ready()?.min(most as u64);
+        let count = self.ready(most as u64)?.min(most as u64);
         // Room first: a message that was taken must have a place to go, whatever the allocator does.
         buffer.reserve(count as usize);
         buffer.extend((0..count).map(|offset| self.end.queue.ring.read(&self.position, offset)));

@@ -306,9 +306,9 @@ fn a_directory_that_is_none_is_named() {
         provoke!(&home, words, options.create("s"), Error::NoDirectory { directory: d } if d.ends_with(directory));
         provoke!(&home, words, options.list(), Error::NoDirectory { .. });
         provoke!(&home, words, options.clean(), Error::NoDirectory { .. });
+        provoke!(&home, words, options.open("s"), Error::NoDirectory { .. });
+        provoke!(&home, words, options.unlink("s"), Error::NoDirectory { .. });
     }
-    let options = home.options().directory(home.join("none"));
-    provoke!(&home, ["does not exist"], options.open("s"), Error::NotFound { .. });
 }
 
 #[test]

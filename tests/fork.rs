@@ -81,9 +81,11 @@ fn a_child_that_does_nothing_does_not_keep_its_parents_lease() {
     // It has run, and with it the handler that closes its copy of the lease.
     idle.wait();
     reap(parent);
-    let died = segment.recover().unwrap().died;
+    // Some sentinel may have been faster, or be about it.
+    segment.recover().unwrap();
+    let peers = segment.peers();
     over.done();
-    assert!(died.contains(&(parent.as_raw() as u32)), "{died:?}");
+    assert!(!peers.iter().any(|peer| peer.pid == parent.as_raw() as u32), "{peers:?}");
 }
 
 fn a_childs_copy_of_an_exclusive_end_is_detached_while_the_parent_sits() {

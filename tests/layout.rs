@@ -171,8 +171,8 @@ fn golden(flags: u32, pid: u32) -> Vec<u8> {
     g.u32(128, 1); // one has joined so far
 
     // --- participant 1 ---
-    g.u32(PARTICIPANTS, 1); // joined
-    g.u32(PARTICIPANTS + 4, pid);
+    g.u64(PARTICIPANTS, 1); // joined
+    g.u32(PARTICIPANTS + 24, pid);
 
     // --- directory ---
     g.entry(0, "jobs", [1, 0], [JOBS, SAMPLES], 4, "u32", [4, 4, 0, 0]);

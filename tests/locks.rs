@@ -4,7 +4,6 @@
 mod support;
 
 use std::ops::{Deref, DerefMut};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::mpsc::channel;
 use std::thread;
@@ -168,19 +167,6 @@ fn a_guard_keeps_the_segment_and_the_lock_when_all_handles_are_gone() {
 }
 
 /// Who panics is alive: what it left behind is for those to judge who know.
-#[test]
-fn a_panic_gives_the_lock_back_as_any_return_does() {
-    let segment = Segment::anonymous().unwrap();
-    let lock = Lock::<u32>::create(&segment, "lock", 0).unwrap();
-    let burst = || {
-        let mut guard = lock.lock().unwrap();
-        *guard = 9;
-        panic!("on purpose");
-    };
-    assert!(catch_unwind(AssertUnwindSafe(burst)).is_err());
-    assert_eq!(*lock.try_lock().unwrap(), 9);
-}
-
 #[test]
 fn data_of_any_size_and_alignment_lies_where_it_may() {
     #[derive(Clone, Copy)]

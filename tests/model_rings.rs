@@ -20,20 +20,17 @@ struct Model {
     /// Nobody is left who could receive, or send; of those who were there.
     no_receiver: bool,
     no_sender: bool,
-    /// Which reason a send gives first if there are two. Nothing promises it.
-    closed_first: bool,
     next: u64,
 }
 
 impl Model {
-    fn new(asked: usize, closed_first: bool) -> Self {
+    fn new(asked: usize) -> Self {
         Self {
             messages: VecDeque::new(),
             capacity: asked.next_power_of_two(),
             closed: false,
             no_receiver: false,
             no_sender: false,
-            closed_first,
             next: 0,
         }
     }
@@ -46,7 +43,7 @@ impl Model {
     fn ended(&self) -> Option<SendError<()>> {
         let disconnected = self.no_receiver.then_some(SendError::Disconnected { message: (), peer: Departure::Closed });
         let closed = self.closed.then_some(SendError::Closed(()));
-        if self.closed_first { closed.or(disconnected) } else { disconnected.or(closed) }
+        closed.or(disconnected)
     }
 
     fn message(&mut self) -> u64 {
@@ -69,6 +66,9 @@ impl Model {
     }
 
     fn send_slice(&mut self, messages: &[u64]) -> Result<usize, SendError<()>> {
+        if messages.is_empty() {
+            return Ok(0);
+        }
         self.ended().map_or(Ok(()), Err)?;
         let sent = self.room().min(messages.len());
         self.messages.extend(&messages[..sent]);
@@ -253,7 +253,7 @@ fn run_queue(asked: usize, disconnect: bool, ops: &[Op]) {
     let segments = two_participants();
     let options = QueueOptions::new().capacity(asked).disconnect(disconnect);
     let queues = [0, 1].map(|i| options.open_or_create::<u64>(&segments[i], "queue").unwrap());
-    let mut model = Model::new(asked, false);
+    let mut model = Model::new(asked);
     let mut senders: Vec<Sender<u64>> = Vec::new();
     let mut receivers: Vec<Receiver<u64>> = Vec::new();
     let (mut had_sender, mut had_receiver) = (false, false);
@@ -319,7 +319,7 @@ fn queue_agrees_with_a_plain_queue_over_many_laps_and_beyond_one_batch() {
         let segment = Segment::anonymous().unwrap();
         let queue = Queue::<u64>::create(&segment, "queue", asked).unwrap();
         let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
-        let mut model = Model::new(asked, false);
+        let mut model = Model::new(asked);
         let mut random = 7_u64;
         for _ in 0..2000 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -461,7 +461,7 @@ fn run_spsc(asked: usize, disconnect: bool, ops: &[SpscOp]) {
     let segments = two_participants();
     let options = QueueOptions::new().capacity(asked).disconnect(disconnect);
     let queues = [0, 1].map(|i| options.open_or_create_spsc::<u64>(&segments[i], "queue").unwrap());
-    let mut model = Model::new(asked, true);
+    let mut model = Model::new(asked);
     let (mut sender, mut receiver) = (None, None);
     let (mut sending, mut receiving) = (Seat::Vacant, Seat::Vacant);
     fn taken<T>(result: Result<T, Error>) {

@@ -354,6 +354,19 @@ impl Words {
         }
     }
 
+    /// Claims a slot for writing, unless the ring is closed.
+    #[inline]
+    pub(crate) fn reserve(&self, cursor: &Cursor, owner: u16, mode: FenceMode) -> Result<Claim, Refused> {
+        let Some(claim) = self.claim_free(cursor, owner) else { return Err(Refused::Full) };
+        // See `Control`: the claim is visible to a closer, or we see that it is closing.
+        light_fence(mode);
+        if self.header().control.is_closing() {
+            self.release(claim);
+            return Err(Refused::Closed);
+        }
+        Ok(claim)
+    }
+
     /// Publishes a written slot.
     #[inline]
     pub(crate) fn commit(&self, claim: Claim) {
@@ -368,6 +381,19 @@ impl Words {
         let free = SlotWord::new(self.lap(claim.position).wrapping_add(1), state::FREE, 0);
         // Release: the next writer of the payload comes after our reads. Only the owner leaves WRITING or READING.
         self.word(claim.position).store(free.0, Ordering::Release);
+    }
+
+    /// Leaves a message that was claimed for reading to another receiver, as if we had died.
+    pub(crate) fn give_back(&self, claim: Claim) {
+        let orphan = SlotWord::new(self.lap(claim.position), state::ORPHAN, 0);
+        // Release: the next reader comes after us. Only the owner leaves READING.
+        self.word(claim.position).store(orphan.0, Ordering::Release);
+        self.announce_orphans();
+    }
+
+    fn announce_orphans(&self) {
+        // Release: a receiver that sees the new number finds the ORPHAN words.
+        self.header().control.repairs.fetch_add(1, Ordering::Release);
     }
 
     /// Claims the oldest message that is there.
@@ -515,9 +541,21 @@ impl Words {
             }
         }
         // Always, also when nothing was found: a repairer that died in between may have left ORPHANs unannounced.
-        // Release: a receiver that sees the new number finds the ORPHAN words.
-        self.header().control.repairs.fetch_add(1, Ordering::Release);
+        self.announce_orphans();
         swept
+    }
+
+    /// Whether a message may yet come from a slot, if no sender claims any more: it is there, or being written, or being read
+    /// by somebody other than `owner`, who may die or give it back. A message stays in its slot, so one look at each decides.
+    pub(crate) fn is_unsettled(&self, owner: u16) -> bool {
+        (0..self.capacity()).any(|index| {
+            let word = self.load(index);
+            match word.state() {
+                state::WRITING | state::FULL | state::ORPHAN => true,
+                state::READING => word.owner() != owner,
+                _ => false,
+            }
+        })
     }
 
     /// Committed messages that nobody has claimed: a moment's count, by walking from the head hint.
@@ -598,25 +636,30 @@ impl<T: Copy> Owned<T> {
     /// Claims, writes and commits: everything of a send but the notification.
     #[inline]
     pub(crate) fn push(&self, cursor: &Cursor, owner: u16, mode: FenceMode, value: &T) -> Result<(), Refused> {
-        let Some(claim) = self.claim_free(cursor, owner) else { return Err(Refused::Full) };
-        // See `Control`: the claim is visible to a closer, or we see that it is closing.
-        light_fence(mode);
-        if self.header().control.is_closing() {
-            self.release(claim);
-            return Err(Refused::Closed);
-        }
+        let claim = self.reserve(cursor, owner, mode)?;
         self.write(&claim, value);
         self.commit(claim);
         Ok(())
     }
 
+    /// Where the payload of a claimed slot is.
+    #[cfg(not(loom))]
+    pub(crate) fn place(&self, claim: &Claim) -> NonNull<T> {
+        self.slot(claim).payload.place()
+    }
+
     /// Claims, reads and releases: everything of a receive but the notification.
-    #[inline]
+    #[cfg(any(test, loom))]
     pub(crate) fn pop(&self, cursor: &Cursor, owner: u16) -> Result<T, Empty> {
-        let claim = self.claim_full(cursor, owner)?;
+        self.claim_full(cursor, owner).map(|claim| self.take(claim))
+    }
+
+    /// Reads and releases.
+    #[inline]
+    pub(crate) fn take(&self, claim: Claim) -> T {
         let value = self.read(&claim);
         self.release(claim);
-        Ok(value)
+        value
     }
 
     /// Writes the payload of a slot claimed by [`Words::claim_free`].

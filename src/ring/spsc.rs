@@ -83,11 +83,11 @@ impl<T: Copy> Spsc<T> {
         Position { own: self.header().head.load(Ordering::Acquire), other: self.header().tail.load(Ordering::Acquire) }
     }
 
-    /// Free slots, asking the other end only when its copy says there is none.
+    /// Free slots, asking the other end only when its copy says that there are fewer than `wanted`.
     #[inline]
-    pub(crate) fn room(&self, position: &mut Position) -> u64 {
+    pub(crate) fn room(&self, position: &mut Position, wanted: u64) -> u64 {
         let room = self.capacity().saturating_sub(position.own.wrapping_sub(position.other));
-        if room > 0 {
+        if room >= wanted {
             return room;
         }
         // Acquire: the receiver is done with the payloads behind `head`.
@@ -95,10 +95,10 @@ impl<T: Copy> Spsc<T> {
         self.capacity().saturating_sub(position.own.wrapping_sub(position.other))
     }
 
-    /// Messages to be had, asking the other end only when its copy says there is none.
+    /// Messages to be had, asking the other end only when its copy says that there are fewer than `wanted`.
     #[inline]
-    pub(crate) fn ready(&self, position: &mut Position) -> u64 {
-        if position.other == position.own {
+    pub(crate) fn ready(&self, position: &mut Position, wanted: u64) -> u64 {
+        if position.other.wrapping_sub(position.own) < wanted {
             // Acquire: the payloads before `tail` are whole.
             position.other = self.header().tail.load(Ordering::Acquire);
         }
@@ -115,6 +115,12 @@ impl<T: Copy> Spsc<T> {
     pub(crate) fn write(&self, position: &Position, offset: u64, value: &T) {
         // SAFETY: between `tail` and `head + capacity` the slots are the sender's, and `&mut End` makes us the sender.
         unsafe { self.payload(position.own.wrapping_add(offset)).write(value) }
+    }
+
+    /// Where the payload `offset` places beyond our own position is; the caller has seen it free, or ready.
+    #[cfg(not(loom))]
+    pub(crate) fn place(&self, position: &Position, offset: u64) -> NonNull<T> {
+        self.payload(position.own.wrapping_add(offset)).place()
     }
 
     /// Publishes `count` payloads.

@@ -14,7 +14,7 @@ use super::view::View;
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::event::{LOOK, Surroundings};
-use crate::layout::{FLAG_ANONYMOUS, FLAG_PERSIST, LINE, NAME_BYTES, participant};
+use crate::layout::{FLAG_ANONYMOUS, FLAG_PERSIST, LINE, NAME_BYTES, standing};
 use crate::object::{Object, Shape};
 use crate::primitive::private::{AtomicU32, AtomicU64};
 use crate::primitive::{FenceMode, Ordering};
@@ -177,8 +177,8 @@ impl Attached {
         if let Some(watch) = watch {
             watch.answer_for(view, id);
         }
-        // Release: whoever sees the entry joined sees its fields. The lease is held already.
-        entry.state.store(participant::JOINED, Ordering::Release);
+        // The lease is held already.
+        view.set_tenure(id, |tenure| tenure.with(standing::JOINED));
         view.announce();
         if let Joining::Fresh(link) = how {
             link(file)?;
@@ -452,7 +452,7 @@ impl Attached {
         if changed || recovered != Recovered::default() {
             repair::wake_everybody(&self.view);
         }
-        repair::end(&self.view, &Ids::from_iter([id]), repair::LEFT);
+        repair::end(&self.view, &Ids::from_iter([id]), false);
         lease::unlock(lease, id);
         let keep = self.view.geometry().has(FLAG_PERSIST) || self.view.geometry().has(FLAG_ANONYMOUS);
         let last = || !self.view.joined().any(|other| repair::alive(&self.view, lease, other));

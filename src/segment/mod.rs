@@ -8,6 +8,7 @@ mod options;
 pub(crate) mod repair;
 mod sentinel;
 pub(crate) mod view;
+mod watcher;
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,6 +20,7 @@ pub use inspect::{Listed, ObjectInfo, ParticipantInfo, Peer, Snapshot};
 pub(crate) use membership::{Side, Token};
 pub use options::SegmentOptions;
 pub use repair::Recovered;
+pub use watcher::{Change, Watcher};
 
 use crate::error::Error;
 use crate::layout::FLAG_PERSIST;
@@ -173,6 +175,26 @@ impl Segment {
     /// [`Error::Io`] in a forked child that could not join the segment.
     pub fn recover(&self) -> Result<Recovered, Error> {
         self.attached.recover()
+    }
+
+    /// The other participants, as they come and go: a receiver of [`Change`]s, of which the first are about those who are
+    /// attached already. It blocks without using the processor.
+    ///
+    /// ```
+    /// use gimmal::{Change, Segment};
+    ///
+    /// let segment = Segment::anonymous()?;
+    /// let mut watcher = segment.watch();
+    /// let other = Segment::from_fd(&segment)?; // usually another process
+    /// assert!(matches!(watcher.recv(), Change::Joined(peer) if peer.pid == std::process::id()));
+    /// drop(other);
+    /// assert!(matches!(watcher.recv(), Change::Left(_)));
+    /// assert!(watcher.try_recv().is_none());
+    /// # Ok::<(), gimmal::Error>(())
+    /// ```
+    #[must_use]
+    pub fn watch(&self) -> Watcher {
+        Watcher::new(&self.attached)
     }
 
     /// All segments of the directory with what is in each; see [`SegmentOptions::list`].

@@ -326,6 +326,8 @@ pub(super) fn from_fd(fd: BorrowedFd<'_>) -> Result<Segment, Error> {
 
 fn open_error(e: Errno, name: &Name) -> Error {
     match e {
+        Errno::ENOTDIR => Error::NoDirectory { directory: name.directory().into() },
+        Errno::ENOENT if !name.directory().is_dir() => Error::NoDirectory { directory: name.directory().into() },
         Errno::ENOENT => name.not_found(),
         Errno::EACCES | Errno::EPERM | Errno::EROFS => Error::Permission { path: name.path() },
         Errno::ELOOP => Error::NotGimmal { reason: "it is a symbolic link" },

@@ -11,7 +11,7 @@ use super::membership::{Membership, Side};
 use super::view::View;
 use crate::error::Departure;
 use crate::event::{ALL, Event};
-use crate::layout::{FLAG_ANONYMOUS, participant};
+use crate::layout::{FLAG_ANONYMOUS, standing};
 use crate::lock;
 use crate::object::{Kind, Object};
 use crate::primitive::{AtomicU64, Ordering};
@@ -37,7 +37,7 @@ pub struct Recovered {
 /// Whether participant `id` lives, by its lease alone. Unknown means alive. `our_lease` must not hold that lease itself.
 /// Somebody who repairs after the dead holds its lease, too, and says so.
 pub(crate) fn alive(view: &View, our_lease: BorrowedFd<'_>, id: u16) -> bool {
-    lease::held_by_another(our_lease, id) && view.participant(id).state.load(Ordering::Acquire) != participant::DYING
+    lease::held_by_another(our_lease, id) && view.tenure(id).standing() != standing::DYING
 }
 
 /// Repairs after every one of the `suspects` whose lease is free; `own` is a description of ours.
@@ -65,28 +65,19 @@ pub(crate) fn repair(
 fn bury(view: &View, dead: &Ids) -> Recovered {
     for id in dead.iter() {
         // Others who find the lease held by us must not take it for a sign of life.
-        view.participant(id).state.store(participant::DYING, Ordering::Release);
+        view.set_tenure(id, |tenure| tenure.with(standing::DYING));
     }
     let (mut recovered, _) = release(view, dead, true);
     recovered.died = dead.iter().map(|id| view.participant(id).pid.load(Ordering::Relaxed)).collect();
     wake_everybody(view);
-    end(view, dead, DIED);
+    end(view, dead, true);
     recovered
 }
 
-/// What [`end`] adds for each way to go.
-pub(super) const LEFT: u64 = 1;
-pub(super) const DIED: u64 = 1 << 32;
-
 /// Frees the table entries of participants that are gone, and announces it. The caller holds their leases. The life words come
 /// last: until the others have been told, the kernel still would, should we die.
-pub(super) fn end(view: &View, gone: &Ids, how: u64) {
-    for id in gone.iter() {
-        let entry = view.participant(id);
-        entry.ends.fetch_add(how, Ordering::Relaxed);
-        // Release: who finds it free finds nothing left of its last holder.
-        entry.state.store(participant::FREE, Ordering::Release);
-    }
+pub(super) fn end(view: &View, gone: &Ids, died: bool) {
+    gone.iter().for_each(|id| view.set_tenure(id, |tenure| tenure.ended(died)));
     view.announce();
     gone.iter().for_each(|id| view.life(id).store(0, Ordering::Release));
 }

@@ -146,14 +146,18 @@ impl Watch {
         }
     }
 
-    /// We are attached: the sentinel watches over the others from soon on.
+    /// We are attached: if the sentinel answers for us, it watches over the others, too, from now on.
     pub(super) fn begin(self: &Arc<Self>, view: &Arc<View>) {
+        if self.id.load(Ordering::Relaxed) == 0 {
+            return;
+        }
         self.view.with(|place| *place = Some(Arc::clone(view)));
         STATE.with(|state| {
             if !state.watches.iter().any(|watch| Arc::ptr_eq(watch, self)) {
                 state.watches.push(Arc::clone(self));
             }
         });
+        self.adopted.store(true, Ordering::Relaxed);
         call();
     }
 
@@ -288,7 +292,6 @@ impl Charge {
         watch.view.with(|view| {
             let id = watch.id.load(Ordering::Relaxed);
             let (Some(view), Some(lease), 1..) = (view, watch.membership.lease(), id) else { return None };
-            watch.adopted.store(true, Ordering::Relaxed);
             // Acquire: what is seen below is at least as new.
             let membership = view.header().membership.word().load(Ordering::Acquire);
             let look = Look::at(view, id);

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::event::ALL;
 use crate::layout::{
     Entry, EntryFields, FLAG_ANONYMOUS, FLAG_PERSIST, Geometry, LINE, MAGIC, MAX_OBJECTS, MAX_PARTICIPANTS,
-    Participant, SegmentHeader, TARGET, VERSION, participant, round_up,
+    Participant, SegmentHeader, TARGET, Tenure, VERSION, round_up, standing,
 };
 use crate::object::Object;
 use crate::primitive::{AtomicU32, FenceMode, Ordering};
@@ -176,8 +176,18 @@ impl View {
 
     /// Whether `id` is somebody who has joined and not left, alive or not.
     pub(crate) fn has_joined(&self, id: u16) -> bool {
-        // Acquire: pairs with the Release at join.
-        matches!(self.participant(id).state.load(Ordering::Acquire), participant::JOINED | participant::DYING)
+        self.tenure(id).is_taken()
+    }
+
+    pub(crate) fn tenure(&self, id: u16) -> Tenure {
+        // Acquire: pairs with `set_tenure`.
+        Tenure(self.participant(id).tenure.load(Ordering::Acquire))
+    }
+
+    /// Changes how `id` stands. The caller holds its lease, and so is the only one.
+    pub(crate) fn set_tenure(&self, id: u16, change: impl FnOnce(Tenure) -> Tenure) {
+        // Release: whoever sees it sees what it is about; who finds it free finds nothing left of its last holder.
+        self.participant(id).tenure.store(change(self.tenure(id)).0, Ordering::Release);
     }
 
     /// Where the life word of `id` lies. 0: no sentinel answers for it; else what [`robust`](crate::sys::robust) makes of it.
@@ -193,8 +203,7 @@ impl View {
 
     /// Whether the kernel has told that `id` ended, or somebody is repairing after it. Its lease alone is proof.
     pub(crate) fn is_dying(&self, id: u16) -> bool {
-        self.participant(id).state.load(Ordering::Acquire) == participant::DYING
-            || self.life(id).load(Ordering::Acquire) & OWNER_DIED != 0
+        self.tenure(id).standing() == standing::DYING || self.life(id).load(Ordering::Acquire) & OWNER_DIED != 0
     }
 
     /// Tells everybody that `id` is about to let its lease go without having left, as the kernel would.

@@ -136,6 +136,11 @@ fn state_of(stat: &std::path::Path) -> Option<char> {
     text[text.rfind(')')? + 1..].trim_start().chars().next()
 }
 
+/// The state of a thread of this process, as `ps` shows it.
+pub fn state_of_thread(id: i32) -> Option<char> {
+    state_of(std::path::Path::new(&format!("/proc/self/task/{id}/stat")))
+}
+
 /// Waits until a process has gone to sleep. What it waits for must be sure to come, else this is a hang.
 #[track_caller]
 pub fn until_asleep(child: &mut Child) {

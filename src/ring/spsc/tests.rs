@@ -78,7 +78,7 @@ fn run(capacity: usize, sent_before: u64, ops: &[Op]) {
     for op in ops {
         match *op {
             Op::Write(most) => {
-                let room = bed.ring.room(&mut sender);
+                let room = bed.ring.room(&mut sender, 1);
                 // The copy of the other end's position may lag, but never says full when it is not.
                 assert!(room <= (capacity - model.len()) as u64);
                 assert_eq!(room == 0, model.len() == capacity);
@@ -93,7 +93,7 @@ fn run(capacity: usize, sent_before: u64, ops: &[Op]) {
                 model.extend(written.drain(..));
             }
             Op::Read(most) => {
-                let ready = bed.ring.ready(&mut receiver);
+                let ready = bed.ring.ready(&mut receiver, 1);
                 assert!(ready <= model.len() as u64);
                 assert_eq!(ready == 0, model.is_empty());
                 for _ in 0..most.min(ready.saturating_sub(read)) {
@@ -110,12 +110,12 @@ fn run(capacity: usize, sent_before: u64, ops: &[Op]) {
             Op::NewSender => {
                 written.clear();
                 sender = bed.ring.sender_position();
-                assert_eq!(bed.ring.room(&mut sender), (capacity - model.len()) as u64);
+                assert_eq!(bed.ring.room(&mut sender, 1), (capacity - model.len()) as u64);
             }
             Op::NewReceiver => {
                 read = 0;
                 receiver = bed.ring.receiver_position();
-                assert_eq!(bed.ring.ready(&mut receiver), model.len() as u64);
+                assert_eq!(bed.ring.ready(&mut receiver, 1), model.len() as u64);
             }
         }
         assert_eq!(bed.ring.len(), model.len() as u64);
@@ -156,13 +156,13 @@ proptest! {
             if position % 3 == 0 {
                 (sender, receiver) = (bed.ring.sender_position(), bed.ring.receiver_position());
             }
-            let room = bed.ring.room(&mut sender);
+            let room = bed.ring.room(&mut sender, 1);
             prop_assert!(room <= capacity as u64);
             for offset in 0..room {
                 bed.ring.write(&sender, offset, &1);
             }
             bed.ring.commit(&mut sender, room);
-            let ready = bed.ring.ready(&mut receiver);
+            let ready = bed.ring.ready(&mut receiver, 1);
             prop_assert!(ready <= capacity as u64);
             for offset in 0..ready {
                 bed.ring.read(&receiver, offset);
@@ -180,11 +180,11 @@ fn an_impossible_tail_reads_as_nothing_until_it_is_possible_again() {
     let bed = Bed::after(4, 10);
     let mut receiver = bed.ring.receiver_position();
     bed.header.tail.store(1000, Ordering::Relaxed);
-    assert_eq!(bed.ring.ready(&mut receiver), 0);
+    assert_eq!(bed.ring.ready(&mut receiver, 1), 0);
     bed.header.tail.store(9, Ordering::Relaxed);
-    assert_eq!(bed.ring.ready(&mut receiver), 0);
+    assert_eq!(bed.ring.ready(&mut receiver, 1), 0);
     bed.header.tail.store(12, Ordering::Relaxed);
-    assert_eq!(bed.ring.ready(&mut receiver), 2);
+    assert_eq!(bed.ring.ready(&mut receiver, 1), 2);
 }
 
 #[test]
@@ -200,10 +200,10 @@ fn a_message_of_any_size_stays_in_its_slot() {
         let ring: Spsc<T> = unsafe { Spsc::new(NonNull::from(&*header), first.cast(), capacity as u64) };
         let (mut sender, mut receiver) = (ring.sender_position(), ring.receiver_position());
         for message in messages.into_iter().cycle().take(4 * capacity) {
-            assert!(ring.room(&mut sender) > 0);
+            assert!(ring.room(&mut sender, 1) > 0);
             ring.write(&sender, 0, &message);
             ring.commit(&mut sender, 1);
-            assert_eq!(ring.ready(&mut receiver), 1);
+            assert_eq!(ring.ready(&mut receiver, 1), 1);
             assert_eq!(ring.read(&receiver, 0), message);
             ring.release(&mut receiver, 1);
         }

@@ -1,0 +1,100 @@
+//! Slots of an [`SpscQueue`](super::SpscQueue) that are written and read in place.
+
+use core::fmt;
+use core::ops::{Deref, DerefMut};
+
+use bytemuck::Pod;
+
+use super::{Receiver, Sender};
+
+/// A slot to be written in place: see [`Sender::reserve`]. It holds whatever some earlier message has left.
+///
+/// It gives references into shared memory, which rely on everybody following the protocol. If this process dies, or the
+/// reservation is dropped, nothing is sent. In a forked child committing the copy does nothing.
+#[must_use = "dropping it sends nothing; commit it"]
+pub struct Reservation<'a, T: Pod>(&'a mut Sender<T>);
+
+impl<'a, T: Pod> Reservation<'a, T> {
+    /// There is room for a message.
+    pub(super) fn new(sender: &'a mut Sender<T>) -> Self {
+        Self(sender)
+    }
+
+    /// Sends the message. Wait-free, no system call unless the receiver sleeps.
+    pub fn commit(self) {
+        if self.0.end.is_ours() {
+            self.0.end.queue.ring.commit(&mut self.0.position, 1);
+            self.0.end.queue.channel.committed(1);
+        }
+    }
+}
+
+impl<T: Pod> Deref for Reservation<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        // SAFETY: the slot is free, hence ours as long as the sender is borrowed; aligned, and any bits are a `T`.
+        unsafe { self.0.end.queue.ring.place(&self.0.position, 0).as_ref() }
+    }
+}
+
+impl<T: Pod> DerefMut for Reservation<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as above.
+        unsafe { self.0.end.queue.ring.place(&self.0.position, 0).as_mut() }
+    }
+}
+
+impl<T: Pod> fmt::Debug for Reservation<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation").finish_non_exhaustive()
+    }
+}
+
+/// A message that is being received, read in place: see [`Receiver::recv_guard`].
+///
+/// It gives references into shared memory, which rely on everybody following the protocol. Dropping it ends the receive. If
+/// this process dies first, or the thread panics, the message is the next one that is received, by whoever holds this end
+/// then. In a forked child dropping the copy does nothing.
+#[must_use = "dropping it ends the receive"]
+pub struct RecvGuard<'a, T: Pod> {
+    receiver: &'a mut Receiver<T>,
+    kept: bool,
+    /// Whether the thread was panicking before it received.
+    panicking: bool,
+}
+
+impl<'a, T: Pod> RecvGuard<'a, T> {
+    /// There is a message.
+    pub(super) fn new(receiver: &'a mut Receiver<T>) -> Self {
+        Self { receiver, kept: true, panicking: std::thread::panicking() }
+    }
+
+    /// Leaves the message in the queue: it is the next one to be received.
+    pub fn give_back(mut self) {
+        self.kept = false;
+    }
+}
+
+impl<T: Pod> Drop for RecvGuard<'_, T> {
+    fn drop(&mut self) {
+        let failed = !self.panicking && std::thread::panicking();
+        if self.kept && !failed && self.receiver.end.is_ours() {
+            self.receiver.end.queue.ring.release(&mut self.receiver.position, 1);
+            self.receiver.end.queue.channel.released(1);
+        }
+    }
+}
+
+impl<T: Pod> Deref for RecvGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        // SAFETY: the message is ready, hence ours as long as the receiver is borrowed; aligned, and any bits are a `T`.
+        unsafe { self.receiver.end.queue.ring.place(&self.receiver.position, 0).as_ref() }
+    }
+}
+
+impl<T: Pod + fmt::Debug> fmt::Debug for RecvGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}

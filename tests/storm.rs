@@ -1,6 +1,9 @@
 //! SIGKILL at random moments: senders, receivers and lock holders are killed and started again while messages flow, and
 //! every message is accounted for at the end. The rule is in `support/ledger.rs`.
 //!
+//! Some storms also stop processes, wherever they are, and let the others go on without them. A stopped process is alive: what
+//! it has claimed stays its own, and what it was about to do it does when it is continued.
+//!
 //! `GIMMAL_STORM_KILLS` is how many kills the main storm makes: 1,000 unless set. The others make a part of that.
 
 mod support;
@@ -36,7 +39,7 @@ fn kills() -> u64 {
     std::env::var("GIMMAL_STORM_KILLS").ok().map_or(1000, |text| text.parse().expect("GIMMAL_STORM_KILLS is a number"))
 }
 
-/// One storm at a time: two cores are few enough for nine processes.
+/// One storm at a time: two cores are few enough for seventeen processes.
 static ALONE: Mutex<()> = Mutex::new(());
 
 // --- the parent: who is killed, and how ---
@@ -52,12 +55,14 @@ struct Member {
     round: u64,
     /// How far its pages were when it was started last.
     baseline: (u64, u64),
+    /// Whether it stands still, and how many messages are to be received in all before it goes on.
+    stopped_until: Option<u64>,
 }
 
 impl Member {
     fn new(entry: &'static str, sends: Option<usize>, receives: Option<usize>, arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        Self { entry, arguments, sends, receives, child: None, round: 0, baseline: (0, 0) }
+        Self { entry, arguments, sends, receives, child: None, round: 0, baseline: (0, 0), stopped_until: None }
     }
 
     fn start(&mut self, account: &Account, segment: &Segment, watchdog: &Watchdog) {
@@ -101,6 +106,55 @@ impl Member {
     fn child(&mut self) -> &mut Child {
         self.child.as_mut().expect("it was started")
     }
+
+    /// What it has claimed, while it stands still.
+    fn claims(&self, slots: &Slots, segment: &Segment) -> Vec<Claim> {
+        let pid = self.child.as_ref().map(Child::pid);
+        // It may have been stopped before it joined.
+        let peer = segment.peers().into_iter().find(|peer| Some(peer.pid) == pid);
+        peer.map_or(Vec::new(), |peer| slots.claims(peer.id))
+    }
+
+    fn go_on(&mut self) {
+        if self.stopped_until.take().is_some() {
+            resume(self.child());
+        }
+    }
+}
+
+/// Those who stand still, and whether anything moves without them.
+#[derive(Debug, Default)]
+struct Stops {
+    made: u64,
+    /// Of those, how many had claimed slots.
+    with_claims: u64,
+    killed: u64,
+    /// How often one had to be continued because nothing moved any more.
+    jams: u64,
+    got: u64,
+    looks_in_vain: u32,
+}
+
+impl Stops {
+    /// Looks in a row without a message after which nothing seems to move.
+    const STILL: u32 = 2000;
+
+    /// Continues those whose time has come. If nothing moves, also one of those whose time cannot come: it keeps a slot
+    /// that all need by now, or a wakeup.
+    fn tend(&mut self, members: &mut [Member], got: u64) {
+        self.looks_in_vain = if got == self.got { self.looks_in_vain + 1 } else { 0 };
+        self.got = got;
+        let is_due = |member: &&mut Member| member.stopped_until.is_some_and(|until| until <= got);
+        members.iter_mut().filter(is_due).for_each(Member::go_on);
+        if self.looks_in_vain >= Self::STILL {
+            self.looks_in_vain = 0;
+            let stopped = members.iter_mut().filter(|member| member.stopped_until.is_some());
+            if let Some(first) = stopped.min_by_key(|member| member.stopped_until) {
+                first.go_on();
+                self.jams += 1;
+            }
+        }
+    }
 }
 
 fn start(entry: &str) -> Process {
@@ -129,6 +183,8 @@ struct Storm<'a> {
     account: Account,
     /// The slots that hold claims, where there are any.
     slots: Option<Slots>,
+    /// Those who are stopped, if some are to be.
+    stops: Option<Stops>,
     /// Once the senders have ended.
     close: &'a dyn Fn(),
 }
@@ -145,6 +201,7 @@ impl Storm<'_> {
         while killed < self.kills {
             // Mostly one; at times several before any is replaced, up to all.
             let burst = if random.one_in(8) { 1 + random.below(members.len() as u64) } else { 1 };
+            self.stop_some(&mut members, &mut random, segment);
             for _ in 0..burst {
                 killed += u64::from(self.kill_one(&mut members, &mut random, segment, &watchdog));
             }
@@ -152,6 +209,7 @@ impl Storm<'_> {
                 member.start(&self.account, segment, &watchdog);
             }
         }
+        members.iter_mut().for_each(Member::go_on);
         self.account.finish();
         self.end_well(&mut members, &watchdog, |member| member.sends.is_some());
         (self.close)();
@@ -159,8 +217,34 @@ impl Storm<'_> {
         segment.recover().expect("repair after the last dead");
         assert_alone(segment).expect("a snapshot");
         let settled = self.account.settle();
-        println!("{}: {killed} kills in {:?}, {settled:?}", self.case, begun.elapsed());
+        println!("{}: {killed} kills in {:?}, {settled:?}, {:?}", self.case, begun.elapsed(), self.stops);
         assert!(settled.received > killed, "hardly any traffic: {settled:?}");
+    }
+
+    /// Stops one or two, half of the time in the middle of an operation, for as long as the others need for some messages.
+    fn stop_some(&mut self, members: &mut [Member], random: &mut Random, segment: &Segment) {
+        let Some(stops) = &mut self.stops else { return };
+        for _ in 0..1 + random.below(2) {
+            let running: Vec<usize> = (0..members.len()).filter(|&i| members[i].stopped_until.is_none()).collect();
+            // Somebody must be left to go on, and one who makes the storm wait.
+            if running.len() * 2 <= members.len() {
+                return;
+            }
+            let member = &mut members[running[random.below(running.len() as u64) as usize]];
+            let claims = match &self.slots {
+                Some(slots) if random.one_in(2) => stop_and_look(member, &mut self.account, slots, segment, random, 20),
+                _ => {
+                    member.catch_at_work(&mut self.account);
+                    random.spin();
+                    assert!(stop(member.child()), "{}", how_it_ended(member.child()));
+                    Vec::new()
+                }
+            };
+            let magnitude = 4 + random.below(14);
+            member.stopped_until = Some(self.account.got_in_all() + random.below(1 << magnitude));
+            stops.made += 1;
+            stops.with_claims += u64::from(!claims.is_empty());
+        }
     }
 
     /// Kills somebody at a random moment; `false` if there is nobody left to kill.
@@ -180,6 +264,9 @@ impl Storm<'_> {
         let victim = loop {
             self.account.read_logs();
             watchdog.check();
+            if let Some(stops) = &mut self.stops {
+                stops.tend(members, self.account.got_in_all());
+            }
             let victim = alive[random.below(alive.len() as u64) as usize];
             let member = &members[victim];
             if early || member.progress(&self.account) != member.baseline {
@@ -195,7 +282,10 @@ impl Storm<'_> {
         };
         let member = &mut members[victim];
         let look = self.how == Kills::Seen || self.how == Kills::Mixed && random.one_in(2);
+        let was_stopped = member.stopped_until.take().is_some();
         let claims = match &self.slots {
+            Some(slots) if was_stopped => Some(member.claims(slots, segment)),
+            _ if was_stopped => None,
             Some(slots) if look => {
                 let looks = if self.how == Kills::Mixed || random.one_in(4) { 1 } else { 20 };
                 Some(stop_and_look(member, &mut self.account, slots, segment, random, looks))
@@ -210,6 +300,9 @@ impl Storm<'_> {
         assert!(died, "{}", how_it_ended(member.child()));
         member.child = None;
         watchdog.tick();
+        if let Some(stops) = &mut self.stops {
+            stops.killed += u64::from(was_stopped);
+        }
         let claimed = |which: fn(&Claim) -> bool| claims.iter().flatten().any(which);
         assert!(member.sends.is_some() || !claimed(|claim| matches!(claim, Claim::Writing)), "a receiver sends");
         assert!(member.receives.is_some() || !claimed(|claim| matches!(claim, Claim::Reading(_))), "a sender receives");
@@ -265,29 +358,29 @@ fn stop_and_look(
     loop {
         member.catch_at_work(account);
         random.spin();
-        let child = member.child();
-        assert!(stop(child), "{}", how_it_ended(child));
-        // It may have been stopped before it joined.
-        let peer = segment.peers().into_iter().find(|peer| peer.pid == child.pid());
-        let claims = peer.map_or(Vec::new(), |peer| slots.claims(peer.id));
+        assert!(stop(member.child()), "{}", how_it_ended(member.child()));
+        let claims = member.claims(slots, segment);
         looks -= 1;
         if looks == 0 || !claims.is_empty() {
             return claims;
         }
-        resume(child);
+        resume(member.child());
     }
 }
 
-// --- MPMC: four senders, four receivers, all ways to send and to receive ---
+// --- MPMC: senders and receivers, all ways to send and to receive ---
 
-fn queue_storm<M: Message>(case: &str, capacity: usize, kills: u64, how: Kills) {
+/// How many senders and receivers each.
+const CROWD: usize = 8;
+
+fn queue_storm<M: Message>(case: &str, capacity: usize, kills: u64, how: Kills, stops: Option<Stops>) {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let scratch = Scratch::new(case, Segment::options().size((64 << 10) + Queue::<M>::bytes(capacity)));
     let queue = Queue::<M>::create(&scratch, "queue", capacity).unwrap();
-    let account = Account::new(Ledger::new(case, 4, 4).unwrap(), true, |_, _| true);
+    let account = Account::new(Ledger::new(case, CROWD, CROWD).unwrap(), true, |_, _| true);
     let bytes = size_of::<M>().to_string();
-    let senders = (0..4).map(|i| Member::new("queue_sender", Some(i), None, &[&bytes]));
-    let receivers = (0..4).map(|i| Member::new("queue_receiver", None, Some(i), &[&bytes]));
+    let senders = (0..CROWD).map(|i| Member::new("queue_sender", Some(i), None, &[&bytes]));
+    let receivers = (0..CROWD).map(|i| Member::new("queue_receiver", None, Some(i), &[&bytes]));
     let storm = Storm {
         case,
         kills,
@@ -295,6 +388,7 @@ fn queue_storm<M: Message>(case: &str, capacity: usize, kills: u64, how: Kills) 
         members: senders.chain(receivers).collect(),
         account,
         slots: Some(Slots::of_queue(&scratch, "queue")),
+        stops,
         close: &|| queue.close(),
     };
     storm.rage(&scratch);
@@ -423,7 +517,17 @@ fn log_many<M: Message>(page: &mut ReceiverPage, messages: &[M], values: &mut Ve
 
 #[test]
 fn queue_survives_kills_and_accounts_for_every_message() {
-    queue_storm::<u64>("storm-main", 8, kills(), Kills::Mixed);
+    queue_storm::<u64>("storm-main", 8, kills(), Kills::Mixed, None);
+}
+
+#[test]
+fn queue_survives_stops_and_kills_and_accounts_for_every_message() {
+    queue_storm::<u64>("storm-stops", 8, kills() / 4, Kills::Mixed, Some(Stops::default()));
+}
+
+#[test]
+fn roomy_queue_survives_stops_and_kills() {
+    queue_storm::<Medium>("storm-stops-roomy", 256, kills() / 10, Kills::Mixed, Some(Stops::default()));
 }
 
 /// Processes that send one message and receive one in turn, and so spend their time in copies of 32 KiB.
@@ -440,6 +544,7 @@ fn queue_of_huge_messages_survives_kills_in_the_middle_of_a_copy() {
         members: (0..4).map(|i| Member::new("queue_peer", Some(i), Some(i), &[])).collect(),
         account: Account::new(Ledger::new(case, 4, 4).unwrap(), true, |_, _| true),
         slots: Some(Slots::of_queue(&scratch, "queue")),
+        stops: None,
         close: &|| queue.close(),
     };
     storm.rage(&scratch);
@@ -485,17 +590,17 @@ fn queue_peer(context: &Context) -> Outcome {
 
 #[test]
 fn roomy_queue_survives_blind_kills() {
-    queue_storm::<Medium>("storm-roomy", 256, kills() / 10, Kills::Blind);
+    queue_storm::<Medium>("storm-roomy", 256, kills() / 10, Kills::Blind, None);
 }
 
 #[test]
 fn queue_of_one_slot_survives_kills() {
-    queue_storm::<u64>("storm-one", 1, kills() / 10, Kills::Mixed);
+    queue_storm::<u64>("storm-one", 1, kills() / 10, Kills::Mixed, None);
 }
 
 // --- SPSC: one sender, one receiver, each the successor of a dead one ---
 
-fn spsc_storm<M: Message>(case: &str, capacity: usize, kills: u64) {
+fn spsc_storm<M: Message>(case: &str, capacity: usize, kills: u64, stops: Option<Stops>) {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let scratch = Scratch::new(case, Segment::options().size((64 << 10) + SpscQueue::<M>::bytes(capacity)));
     let queue = SpscQueue::<M>::create(&scratch, "queue", capacity).unwrap();
@@ -506,7 +611,7 @@ fn spsc_storm<M: Message>(case: &str, capacity: usize, kills: u64) {
         Member::new("spsc_receiver", None, Some(0), &[&bytes]),
     ];
     // The last sender closes the queue.
-    let storm = Storm { case, kills, how: Kills::Blind, members, account, slots: None, close: &|| {} };
+    let storm = Storm { case, kills, how: Kills::Blind, members, account, slots: None, stops, close: &|| {} };
     storm.rage(&scratch);
     assert!(queue.is_empty(), "{queue:?} after the end");
 }
@@ -582,12 +687,17 @@ fn receive_from_spsc<M: Message>(context: &Context) -> Outcome {
 
 #[test]
 fn spsc_queue_survives_kills_and_its_seats_are_taken_over() {
-    spsc_storm::<u64>("storm-spsc", 8, kills() / 5);
+    spsc_storm::<u64>("storm-spsc", 8, kills() / 5, None);
+}
+
+#[test]
+fn spsc_queue_survives_stops_and_kills() {
+    spsc_storm::<u64>("storm-spsc-stops", 8, kills() / 10, Some(Stops::default()));
 }
 
 #[test]
 fn spsc_queue_of_large_messages_survives_kills_in_the_middle_of_a_copy() {
-    spsc_storm::<Huge>("storm-spsc-huge", 4, kills() / 10);
+    spsc_storm::<Huge>("storm-spsc-huge", 4, kills() / 10, None);
 }
 
 // --- a duplex pipe: each end sends and receives ---
@@ -604,7 +714,16 @@ fn pipe_survives_kills_of_both_ends() {
     let account = Account::new(Ledger::new(case, 2, 2).unwrap(), false, |receiver, sender| receiver != sender);
     let members = (0..2).map(|i| Member::new("pipe_end", Some(i), Some(i), &[])).collect();
     // An end that has sent enough lets go of its sending half.
-    let storm = Storm { case, kills: kills() / 5, how: Kills::Blind, members, account, slots: None, close: &|| {} };
+    let storm = Storm {
+        case,
+        kills: kills() / 5,
+        how: Kills::Blind,
+        members,
+        account,
+        slots: None,
+        stops: None,
+        close: &|| {},
+    };
     storm.rage(&scratch);
 }
 

@@ -23,7 +23,8 @@
 //! taken by a receiver that was killed, and came back, may be late. Which those are is known if the dead one was looked
 //! at; else each needs an excuse, as a missing one does. In SPSC rings nothing comes back, so nothing may be late.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use gimmal::{Array, Error, Segment, Value};
@@ -267,6 +268,11 @@ impl Account {
         self.logged[receiver]
     }
 
+    /// How many messages were received and read in the logs.
+    pub fn got_in_all(&self) -> u64 {
+        self.logged.iter().sum()
+    }
+
     /// Reads all logs as far as they go; returns how many messages that were.
     pub fn read_logs(&mut self) -> u64 {
         (0..self.logged.len()).map(|receiver| self.read_log(receiver)).sum()
@@ -416,22 +422,21 @@ impl Account {
         }
     }
 
-    /// Finds each defect its own excuse: a maximum matching by augmenting paths.
+    /// Finds each defect its own excuse: a maximum matching by augmenting paths. After a long storm there are tens of
+    /// thousands of either, so the paths are found breadth first, without recursion, and candidates are not kept.
     fn excuse(&self, missing: &[Defect], late: &[Defect]) {
         let defects: Vec<(Defect, bool)> =
             missing.iter().map(|&d| (d, false)).chain(late.iter().map(|&d| (d, true))).collect();
-        let candidates: Vec<Vec<usize>> = defects.iter().map(|&(defect, late)| self.candidates(defect, late)).collect();
-        let mut used: Vec<Vec<usize>> = vec![Vec::new(); self.excuses.len()];
+        let mut matching = Matching { holders: vec![Vec::new(); self.excuses.len()], place: vec![None; defects.len()] };
         for defect in 0..defects.len() {
-            let mut visited = vec![false; self.excuses.len()];
-            if !self.assign(defect, &candidates, &mut used, &mut visited) {
+            if !self.assign(defect, &defects, &mut matching) {
                 let ((sender, number), late) = defects[defect];
                 let what = if late { "late" } else { "lost" };
                 let whose = self.pending[sender].range(..=number).next_back().filter(|(_, last)| **last >= number);
                 panic!(
                     "{what}: message {number} of sender {sender}, and no killed receive explains it \
                      ({} candidates; orphaned: {}; of a killed call: {whose:?}; {} missing, {} late, {} excuses)",
-                    candidates[defect].len(),
+                    self.candidates(defects[defect]).count(),
                     self.orphans.contains(&value(sender, number)),
                     missing.len(),
                     late_count(&defects),
@@ -441,40 +446,54 @@ impl Account {
         }
     }
 
-    fn assign(&self, defect: usize, candidates: &[Vec<usize>], used: &mut [Vec<usize>], visited: &mut [bool]) -> bool {
-        for &excuse in &candidates[defect] {
-            if std::mem::replace(&mut visited[excuse], true) {
-                continue;
-            }
-            if (used[excuse].len() as u64) < self.excuses[excuse].most {
-                used[excuse].push(defect);
-                return true;
-            }
-            for place in 0..used[excuse].len() {
-                let other = used[excuse][place];
-                if self.assign(other, candidates, used, visited) {
-                    used[excuse][place] = defect;
+    fn assign(&self, defect: usize, defects: &[(Defect, bool)], matching: &mut Matching) -> bool {
+        let mut wanted_by: HashMap<usize, usize> = HashMap::new();
+        let mut open = VecDeque::from([defect]);
+        while let Some(next) = open.pop_front() {
+            for excuse in self.candidates(defects[next]) {
+                let Entry::Vacant(first) = wanted_by.entry(excuse) else { continue };
+                first.insert(next);
+                if (matching.holders[excuse].len() as u64) < self.excuses[excuse].most {
+                    matching.shift(excuse, &wanted_by);
                     return true;
                 }
+                open.extend(&matching.holders[excuse]);
             }
         }
         false
     }
 
     /// The killed receives that may have taken a message.
-    fn candidates(&self, (sender, number): Defect, late: bool) -> Vec<usize> {
-        let in_window = |e: &Excuse| e.windows[sender].0 < number && number <= e.windows[sender].1;
+    fn candidates(&self, ((sender, number), late): (Defect, bool)) -> impl Iterator<Item = usize> + '_ {
         let mut may_have_come_back = self.orphans.contains(&value(sender, number));
-        let mut candidates = Vec::new();
-        for (index, excuse) in self.excuses.iter().enumerate() {
+        let mut fits = move |excuse: &Excuse| {
+            let window = excuse.windows[sender];
+            let in_window = window.0 < number && number <= window.1;
             // One that had come back from somebody who died earlier may be behind what this receiver had got.
-            let reachable = in_window(excuse) || may_have_come_back && number <= excuse.windows[sender].1;
-            if reachable && (!late || excuse.unseen) {
-                candidates.push(index);
-            }
-            may_have_come_back |= in_window(excuse) && excuse.unseen;
+            let reachable = in_window || may_have_come_back && number <= window.1;
+            may_have_come_back |= in_window && excuse.unseen;
+            reachable && (!late || excuse.unseen)
+        };
+        self.excuses.iter().enumerate().filter(move |(_, excuse)| fits(excuse)).map(|(index, _)| index)
+    }
+}
+
+/// Which defects have which excuse.
+struct Matching {
+    holders: Vec<Vec<usize>>,
+    place: Vec<Option<usize>>,
+}
+
+impl Matching {
+    /// Gives an excuse that has room to the defect that wants it, the one which that defect had to the next, and so on.
+    fn shift(&mut self, mut excuse: usize, wanted_by: &HashMap<usize, usize>) {
+        loop {
+            let defect = wanted_by[&excuse];
+            self.holders[excuse].push(defect);
+            let Some(left) = self.place[defect].replace(excuse) else { return };
+            self.holders[left].retain(|&other| other != defect);
+            excuse = left;
         }
-        candidates
     }
 }
 

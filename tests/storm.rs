@@ -233,7 +233,7 @@ impl Storm<'_> {
             }
             let member = &mut members[running[random.below(running.len() as u64) as usize]];
             let claims = match &self.slots {
-                Some(slots) if random.one_in(2) => stop_and_look(member, &mut self.account, slots, segment, random, 20),
+                Some(slots) if random.one_in(2) => stop_and_look(member, &mut self.account, slots, segment, random, 5),
                 _ => {
                     member.catch_at_work(&mut self.account);
                     random.spin();

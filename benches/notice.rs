@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 use gimmal::process::{self, Child, Context, Entry, Outcome, Process};
-use gimmal::{Lock, LockError, Pipe, Queue, RecvError, Segment, Value};
+use gimmal::{Departure, Lock, LockError, Pipe, Queue, RecvError, Segment, Value};
 use hdrhistogram::Histogram;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
@@ -96,7 +96,9 @@ fn notice(context: &Context) -> Outcome {
     row("waitid", kills, &segment, &ready, "hold_lock", |pid| {
         waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).is_ok()
     })?;
-    row("recv on a pipe", kills, &segment, &ready, "sit_on_pipe", |_| end.recv() == Err(RecvError::Disconnected))?;
+    row("recv on a pipe", kills, &segment, &ready, "sit_on_pipe", |_| {
+        matches!(end.recv(), Err(RecvError::Disconnected { peer: Departure::Died { .. } }))
+    })?;
     row("lock", kills, &segment, &ready, "hold_lock", |_| matches!(lock.lock(), Err(LockError::OwnerDied { .. })))
 }
 

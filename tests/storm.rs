@@ -200,7 +200,7 @@ impl Storm<'_> {
         let mut killed = 0;
         while killed < self.kills {
             // Mostly one; at times several before any is replaced, up to all.
-            let burst = if random.one_in(8) { 1 + random.below(members.len() as u64) } else { 1 };
+            let burst = if random.one_in(5) { 1 + random.below(members.len() as u64) } else { 1 };
             self.stop_some(&mut members, &mut random, segment);
             self.let_others_go_on(&mut members, &mut random, &watchdog);
             for _ in 0..burst {
@@ -557,7 +557,7 @@ fn queue_of_huge_messages_survives_kills_in_the_middle_of_a_copy() {
     let queue = Queue::<Huge>::create(&scratch, "queue", capacity).unwrap();
     let storm = Storm {
         case,
-        kills: kills() / 4,
+        kills: kills() / 8,
         how: Kills::Seen,
         members: (0..4).map(|i| Member::new("queue_peer", Some(i), Some(i), &[])).collect(),
         account: Account::new(Ledger::new(case, 4, 4).unwrap(), true, |_, _| true),

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! 0                SegmentHeader (512 bytes)
-//! life_words       (max_participants + 1) × 8 bytes: one futex word per participant id, marked by the kernel at its death
+//! life_words       (max_participants + 1) × 16 bytes: two futex words per participant id, marked by the kernel at its death
 //! participants     max_participants × Participant (32 bytes)
 //! directory        max_objects × Entry (192 bytes)
 //! heap             objects, each aligned to 128
@@ -22,7 +22,7 @@ pub(crate) const TARGET: u32 =
     (usize::BITS) | if cfg!(target_endian = "big") { 0x100 } else { 0x200 } | (LINE as u32) << 16;
 /// Spacing that keeps two writers off each other's cache lines, adjacent-line prefetch included.
 pub(crate) const LINE: usize = 128;
-/// Highest participant id; 0 is nobody. The id field of a slot word has 12 bits, the page of life words 512 entries.
+/// Highest participant id; 0 is nobody. The id field of a slot word has 12 bits.
 pub(crate) const MAX_PARTICIPANTS: u16 = 511;
 /// Highest number of directory entries.
 pub(crate) const MAX_OBJECTS: u32 = 1 << 16;
@@ -58,6 +58,9 @@ impl<T> core::ops::Deref for Line<T> {
         &self.0
     }
 }
+
+/// Bytes of a participant's life words: two, each in the place of a node of a robust list.
+pub(crate) const LIFE_BYTES: usize = 16;
 
 /// The part of the header that is written once, before the segment has a name, and copied once by everybody who opens it.
 #[repr(C)]

@@ -58,7 +58,7 @@ impl Drop for Home {
 // --- the map of the segment ---
 
 const SIZE: usize = 12 << 10;
-/// 512 bytes of header, then 4 words of 8 bytes: one for each participant id, and one for nobody.
+/// 512 bytes of header, then 4 pairs of life words of 16 bytes: one for each participant id, and one for nobody.
 const LIFE_WORDS: usize = 512;
 /// Behind them, at a multiple of 128: 3 entries of 32 bytes.
 const PARTICIPANTS: usize = 640;

@@ -521,7 +521,6 @@ fn sentinel_of(pid: u32) -> Option<Pid> {
 
 /// The kernel tells one sentinel of a death. What if its process is stopped before the sentinel executes another instruction?
 #[test]
-#[ignore = "does not hold: nobody else is told until that process goes on or ends"]
 fn death_is_noticed_though_the_one_whom_the_kernel_told_is_stopped() {
     let scratch = scratch("stopped-sentinel");
     let mut end = Pipe::create::<u64, u64>(&scratch, "pipe", 2).unwrap();

@@ -173,7 +173,7 @@ impl Attached {
         entry.pid.store(std::process::id(), Ordering::Relaxed);
         entry.joined.store(clock::unix_nanos(), Ordering::Relaxed);
         entry.namespace.store(file::pid_namespace(), Ordering::Relaxed);
-        view.life(id).store(0, Ordering::Relaxed);
+        view.clear_life(id);
         if let Some(watch) = watch {
             watch.answer_for(view, id);
         }

@@ -79,7 +79,7 @@ fn bury(view: &View, dead: &Ids) -> Recovered {
 pub(super) fn end(view: &View, gone: &Ids, died: bool) {
     gone.iter().for_each(|id| view.set_tenure(id, |tenure| tenure.ended(died)));
     view.announce();
-    gone.iter().for_each(|id| view.life(id).store(0, Ordering::Release));
+    gone.iter().for_each(|id| view.clear_life(id));
 }
 
 /// Takes everything in the segment from participants that are gone, and says whether anything was theirs. A leaver has no

@@ -1,9 +1,10 @@
 //! The sentinel: one small thread per process that learns of deaths from the kernel, so that nobody else has to look.
 //!
-//! Each joined participant for which a sentinel answers has a *life word*: the sentinel's thread id, registered in the thread's
-//! robust list. However the process ends, the kernel marks the word and wakes one of the sentinels that sleep on it, long
-//! before it frees the lease. That one tells the others (it may be stopped or killed before it gets any further), waits
-//! for the lease, repairs, and wakes every sleeper of the segment.
+//! Each joined participant for which a sentinel answers has two *life words*: the sentinel's thread id, registered in the thread's
+//! robust list. However the process ends, the kernel marks the words and wakes one of the sentinels that sleep on each, long
+//! before it frees the lease. Those with even ids sleep on one, those with odd ids on the other, so that one more is told if
+//! the first has been stopped with the wake in its hands. Whoever is told tells all others, waits for the lease, repairs, and
+//! wakes every sleeper of the segment.
 //!
 //! The sentinel sleeps in one `futex_waitv`: on [`CALL`], and for each segment on the membership word and on the life words
 //! of those who follow its own participant, in a circle, as many as fit. Whoever wakes looks at all life words, so the
@@ -22,19 +23,19 @@ use super::repair;
 use super::view::View;
 use crate::deadline::Deadline;
 use crate::event::{ALL, LOOK, Slept};
-use crate::layout::{MAX_PARTICIPANTS, SegmentHeader};
+use crate::layout::{LIFE_BYTES, MAX_PARTICIPANTS, SegmentHeader};
 use crate::primitive::private::{AtomicBool, AtomicU16};
 use crate::primitive::{FutexWord, Ordering};
 use crate::ring::owned::Ids;
 use crate::spin::Spin;
 use crate::sys::futex::{self, Words};
-use crate::sys::robust::{List, OWNER_DIED, Page};
+use crate::sys::robust::{List, Page};
 use crate::sys::thread;
 
 /// The environment variable that turns sentinels off: `off`, `0`, `no` or `false`.
 pub(super) const VARIABLE: &str = "GIMMAL_SENTINEL";
 /// Up to where life words lie in a segment.
-const WORDS: usize = size_of::<SegmentHeader>() + (MAX_PARTICIPANTS as usize + 1) * 8;
+const WORDS: usize = size_of::<SegmentHeader>() + (MAX_PARTICIPANTS as usize + 1) * LIFE_BYTES;
 /// The first pause before asking again for the lease of somebody who is ending.
 const LEASE_PAUSE: Duration = Duration::from_micros(50);
 /// Sleeps in a row that ended at once, because a word kept changing, after which the sentinel slows down.
@@ -139,7 +140,7 @@ impl Watch {
         if running() {
             STATE.with(|state| {
                 if let Some(list) = &state.list {
-                    list.link(self.page(), view.life_offset(id));
+                    view.life_offsets(id).iter().for_each(|&offset| list.link(self.page(), offset));
                 }
             });
             self.id.store(id, Ordering::Relaxed);
@@ -178,7 +179,7 @@ impl Watch {
         let id = self.id.swap(0, Ordering::Relaxed);
         STATE.with(|state| {
             if let (Some(list), 1..) = (&state.list, id) {
-                list.unlink(self.page(), view.life_offset(id));
+                view.life_offsets(id).iter().for_each(|&offset| list.unlink(self.page(), offset));
             }
         });
         self.page().hide();
@@ -328,12 +329,17 @@ impl Charge {
                 let after = look.living.partition_point(|&(other, _)| other < id);
                 let circle = look.living[after..].iter().chain(&look.living[..after]);
                 for &(other, life) in circle.take(share - 1) {
-                    words.push(watch.page().word(view.life_offset(other)), life);
+                    words.push(watch.page().word(view.life_offsets(other)[half(id)]), life);
                 }
             }
             again
         })
     }
+}
+
+/// Which of the others' two life words participant `id` sleeps on: so at least two are told of a death, where there are two.
+fn half(id: u16) -> usize {
+    usize::from(id % 2)
 }
 
 /// The other participants, by what their life words say.
@@ -353,8 +359,8 @@ impl Look {
         let joined: Ids = view.joined().filter(|&other| other != id).collect();
         let mut look = Self { joined, dying: Ids::default(), unanswered: Ids::default(), living: Vec::new() };
         for other in look.joined.iter() {
-            let life = view.life(other).load(Ordering::Acquire);
-            if life & OWNER_DIED != 0 || view.is_dying(other) {
+            let life = view.life(other)[half(id)].load(Ordering::Acquire);
+            if view.is_dying(other) {
                 look.dying.insert(other);
             } else if life == 0 {
                 look.unanswered.insert(other);

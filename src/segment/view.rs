@@ -7,7 +7,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use crate::error::Error;
 use crate::event::ALL;
 use crate::layout::{
-    Entry, EntryFields, FLAG_ANONYMOUS, FLAG_PERSIST, Geometry, LINE, MAGIC, MAX_OBJECTS, MAX_PARTICIPANTS,
+    Entry, EntryFields, FLAG_ANONYMOUS, FLAG_PERSIST, Geometry, LIFE_BYTES, LINE, MAGIC, MAX_OBJECTS, MAX_PARTICIPANTS,
     Participant, SegmentHeader, TARGET, Tenure, VERSION, round_up, standing,
 };
 use crate::object::Object;
@@ -21,7 +21,7 @@ impl Geometry {
     /// The geometry of a segment with these properties, or how many bytes it would need at least.
     pub(crate) fn plan(size: u64, flags: u32, fence: FenceMode, participants: u16, objects: u32) -> Result<Self, u64> {
         let life_words = size_of::<SegmentHeader>();
-        let participants_at = life_words + (usize::from(participants) + 1) * 8;
+        let participants_at = life_words + (usize::from(participants) + 1) * LIFE_BYTES;
         let participants_at = round_up(participants_at, LINE).expect("small");
         let directory = participants_at + usize::from(participants) * size_of::<Participant>();
         let heap = round_up(directory + objects as usize * size_of::<Entry>(), LINE).expect("small");
@@ -190,25 +190,33 @@ impl View {
         self.participant(id).tenure.store(change(self.tenure(id)).0, Ordering::Release);
     }
 
-    /// Where the life word of `id` lies. 0: no sentinel answers for it; else what [`robust`](crate::sys::robust) makes of it.
-    pub(crate) fn life_offset(&self, id: u16) -> usize {
+    /// Where the life words of `id` lie. 0: no sentinel answers for it; else what [`robust`](crate::sys::robust) makes of them.
+    /// Two, since the kernel wakes only one who sleeps on each, and that one may be stopped.
+    pub(crate) fn life_offsets(&self, id: u16) -> [usize; 2] {
         assert!((1..=self.max_participants()).contains(&id));
-        self.geometry.life_words as usize + usize::from(id) * 8
+        let first = self.geometry.life_words as usize + usize::from(id) * LIFE_BYTES;
+        [first, first + LIFE_BYTES / 2]
     }
 
-    pub(crate) fn life(&self, id: u16) -> &AtomicU32 {
-        // SAFETY: the table lies inside the segment by the checked geometry, aligned to 8; the word is atomic.
-        unsafe { self.at(self.life_offset(id)).cast().as_ref() }
+    pub(crate) fn life(&self, id: u16) -> [&AtomicU32; 2] {
+        // SAFETY: the table lies inside the segment by the checked geometry, aligned to 8; the words are atomic.
+        self.life_offsets(id).map(|offset| unsafe { self.at(offset).cast().as_ref() })
+    }
+
+    /// Nobody answers for `id`. The caller holds its lease.
+    pub(crate) fn clear_life(&self, id: u16) {
+        self.life(id).iter().for_each(|word| word.store(0, Ordering::Release));
     }
 
     /// Whether the kernel has told that `id` ended, or somebody is repairing after it. Its lease alone is proof.
     pub(crate) fn is_dying(&self, id: u16) -> bool {
-        self.tenure(id).standing() == standing::DYING || self.life(id).load(Ordering::Acquire) & OWNER_DIED != 0
+        self.tenure(id).standing() == standing::DYING
+            || self.life(id).iter().any(|word| word.load(Ordering::Acquire) & OWNER_DIED != 0)
     }
 
     /// Tells everybody that `id` is about to let its lease go without having left, as the kernel would.
     pub(crate) fn announce_end(&self, id: u16) {
-        self.life(id).fetch_or(OWNER_DIED, Ordering::Release);
+        self.life(id)[0].fetch_or(OWNER_DIED, Ordering::Release);
         self.announce();
     }
 

@@ -23,11 +23,13 @@ use support::{
     Claim, LONG, Scratch, Slots, die_with_parent, failed, join_well, kill_and_reap, resume, stop, until, until_asleep,
 };
 
-const ENTRIES: [Entry; 8] = gimmal::entries![
+const ENTRIES: [Entry; 10] = gimmal::entries![
     hold_lock,
     wait_for_lock,
     send_one,
     receive_one,
+    send_reserved,
+    receive_in_place,
     spsc_send_one,
     answer_on_pipe,
     sleep_in_receive,
@@ -263,6 +265,21 @@ impl Middle {
         (claims == [claim]).then_some(Self { scratch, sender, receiver, child })
     }
 
+    /// One in which the process keeps its slot by itself, and says so.
+    fn in_place(entry: &str, claim: Claim, sent: &[u64]) -> Self {
+        let scratch = scratch(entry);
+        let queue = Queue::<u64>::create(&scratch, "queue", 4).unwrap();
+        let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+        sender.send_slice(sent).unwrap();
+        let child = start(entry, &scratch);
+        until_ready(&scratch, 1);
+        assert!(stop(&child));
+        assert_eq!(Slots::of_queue(&scratch, "queue").claims(id_of(&child, &scratch)), [claim]);
+        // As soon as it can.
+        go(&scratch);
+        Self { scratch, sender, receiver, child }
+    }
+
     /// What there is to receive.
     fn drain(&self) -> Vec<u64> {
         self.receiver.try_iter().collect()
@@ -362,6 +379,64 @@ fn receiver_that_is_killed_while_it_is_stopped_in_the_middle_of_a_receive_has_no
         middle.sender.send_slice(&[5, 6, 7, 8]).unwrap();
         assert_eq!(middle.drain(), [5, 6, 7, 8]);
     }
+}
+
+// --- in place ---
+
+fn send_reserved(context: &Context) -> Outcome {
+    die_with_parent();
+    let segment = context.segment(0)?;
+    let sender = Queue::<u64>::open(segment, "queue")?.sender()?;
+    let go = Value::<bool>::open(segment, "go")?;
+    let mut reservation = sender.reserve()?;
+    *reservation = 42;
+    say_ready(segment)?;
+    go.wait_while(|go| !go);
+    reservation.commit();
+    Ok(())
+}
+
+fn receive_in_place(context: &Context) -> Outcome {
+    die_with_parent();
+    let segment = context.segment(0)?;
+    let receiver = Queue::<u64>::open(segment, "queue")?.receiver()?;
+    let go = Value::<bool>::open(segment, "go")?;
+    let guard = receiver.recv_guard()?;
+    say_ready(segment)?;
+    go.wait_while(|go| !go);
+    Value::<u64>::open(segment, "got")?.store(*guard, Release);
+    Ok(())
+}
+
+#[test]
+fn reservation_of_a_stopped_process_is_passed_by_and_committed_when_it_goes_on() {
+    let mut middle = Middle::in_place("send_reserved", Claim::Writing, &[]);
+    go_round_a_stopped_sender(&middle);
+    resume(&middle.child);
+    assert_eq!(middle.receiver.recv_timeout(LONG), Ok(42));
+    join_well(&mut middle.child);
+
+    let mut middle = Middle::in_place("send_reserved", Claim::Writing, &[]);
+    go_round_a_stopped_sender(&middle);
+    assert!(kill_and_reap(&mut middle.child));
+    assert_eq!(middle.sender.send_timeout(5, LONG), Ok(()));
+    assert_eq!(middle.drain(), [5]);
+}
+
+#[test]
+fn message_that_a_stopped_process_reads_in_place_is_passed_by_and_released_when_it_goes_on() {
+    let mut middle = Middle::in_place("receive_in_place", Claim::Reading(1), &[1, 2]);
+    go_round_a_stopped_receiver(&middle);
+    resume(&middle.child);
+    assert_eq!(middle.sender.send_timeout(5, LONG), Ok(()));
+    join_well(&mut middle.child);
+    assert_eq!((got(&middle.scratch), middle.drain()), (1, vec![5]));
+
+    let mut middle = Middle::in_place("receive_in_place", Claim::Reading(1), &[1, 2]);
+    go_round_a_stopped_receiver(&middle);
+    assert!(kill_and_reap(&mut middle.child));
+    assert_eq!(middle.receiver.recv_timeout(LONG), Ok(1));
+    assert_eq!(middle.drain(), []);
 }
 
 // --- seats ---

@@ -146,7 +146,7 @@ impl Event {
             }
         }
         let mode = surroundings.fence_mode();
-        let mut woken = false;
+        let mut woken = Woken { event: self, mode, in_hand: false };
         let mut look = Deadline::now().plus(surroundings.patience());
         loop {
             // Acquire: pairs with the Release bump, see `wake`.
@@ -154,24 +154,38 @@ impl Event {
             self.tickets.fetch_add(1 << 32, Ordering::Relaxed);
             heavy_fence(mode);
             if let ControlFlow::Break(result) = attempt() {
+                woken.in_hand = false;
                 return Some(result);
             }
             if deadline.is_some_and(|deadline| surroundings.passed(deadline)) {
-                if woken {
-                    self.notify(1, mode);
-                }
                 return None;
             }
             let until = match (deadline, look) {
                 (Some(d), Some(l)) => Some(d.min(l)),
                 (d, l) => d.or(l),
             };
-            woken |= self.seq.wait(seq, until) == Slept::Woken;
+            woken.in_hand |= self.seq.wait(seq, until) == Slept::Woken;
             // By the clock, not by how the sleep ended: one who is woken often must look, too.
             if look.is_some_and(Deadline::passed) {
                 surroundings.look();
                 look = Deadline::now().plus(surroundings.patience());
             }
+        }
+    }
+}
+
+/// A wake that was spent on a thread; if that leaves without having taken anything, by its deadline or in a panic of the
+/// attempt, it is passed on.
+struct Woken<'a> {
+    event: &'a Event,
+    mode: FenceMode,
+    in_hand: bool,
+}
+
+impl Drop for Woken<'_> {
+    fn drop(&mut self) {
+        if self.in_hand {
+            self.event.notify(1, self.mode);
         }
     }
 }

@@ -136,7 +136,14 @@ impl Ids {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = u16> + '_ {
-        (0..512).filter(|&id| self.contains(id))
+        self.0.iter().zip(0..).flat_map(|(&word, at)| {
+            let mut left = word;
+            core::iter::from_fn(move || {
+                let bit = left.trailing_zeros() as u16;
+                left &= left.wrapping_sub(1);
+                (bit < 64).then_some(at * 64 + bit)
+            })
+        })
     }
 }
 

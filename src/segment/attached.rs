@@ -176,6 +176,8 @@ impl Attached {
         view.clear_life(id);
         if let Some(watch) = watch {
             watch.answer_for(view, id);
+            // The others sleep on our life words before there is anything of ours to repair.
+            view.announce();
         }
         // The lease is held already.
         view.set_tenure(id, |tenure| tenure.with(standing::JOINED));

@@ -29,7 +29,7 @@ use crate::primitive::{FutexWord, Ordering};
 use crate::ring::owned::Ids;
 use crate::spin::Spin;
 use crate::sys::futex::{self, Words};
-use crate::sys::robust::{List, Page};
+use crate::sys::robust::{List, OWNER_DIED, Page};
 use crate::sys::thread;
 
 /// The environment variable that turns sentinels off: `off`, `0`, `no` or `false`.
@@ -350,22 +350,27 @@ struct Look {
     dying: Ids,
     /// No sentinel answers for them.
     unanswered: Ids,
-    /// The others, in the order of their ids, with their words.
+    /// The others, also those who are about to join, in the order of their ids, with their words.
     living: Vec<(u16, u32)>,
 }
 
 impl Look {
     fn at(view: &View, id: u16) -> Self {
-        let joined: Ids = view.joined().filter(|&other| other != id).collect();
-        let mut look = Self { joined, dying: Ids::default(), unanswered: Ids::default(), living: Vec::new() };
-        for other in look.joined.iter() {
+        let none = Ids::default;
+        let mut look = Self { joined: none(), dying: none(), unanswered: none(), living: Vec::new() };
+        for other in (1..=view.max_participants()).filter(|&other| other != id) {
             let life = view.life(other)[half(id)].load(Ordering::Acquire);
-            if view.is_dying(other) {
-                look.dying.insert(other);
-            } else if life == 0 {
-                look.unanswered.insert(other);
-            } else {
-                look.living.push((other, life));
+            let joined = view.has_joined(other);
+            if joined {
+                look.joined.insert(other);
+            }
+            match life {
+                _ if joined && view.is_dying(other) => look.dying.insert(other),
+                0 if joined => look.unanswered.insert(other),
+                0 => {}
+                // It ended before it had joined.
+                life if life & OWNER_DIED != 0 => {}
+                life => look.living.push((other, life)),
             }
         }
         look

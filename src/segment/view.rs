@@ -210,8 +210,9 @@ impl View {
 
     /// Whether the kernel has told that `id` ended, or somebody is repairing after it. Its lease alone is proof.
     pub(crate) fn is_dying(&self, id: u16) -> bool {
-        self.tenure(id).standing() == standing::DYING
-            || self.life(id).iter().any(|word| word.load(Ordering::Acquire) & OWNER_DIED != 0)
+        let tenure = self.tenure(id);
+        let is_marked = || self.life(id).iter().any(|word| word.load(Ordering::Acquire) & OWNER_DIED != 0);
+        tenure.standing() == standing::DYING || tenure.is_taken() && is_marked()
     }
 
     /// Tells everybody that `id` is about to let its lease go without having left, as the kernel would.

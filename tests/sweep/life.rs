@@ -115,10 +115,6 @@ impl Scene for Told {
         true
     }
 
-    fn is_long(&self) -> bool {
-        true
-    }
-
     fn last(&self) -> Stage {
         usize::from(*self == Self::Receive)
     }
@@ -127,16 +123,12 @@ impl Scene for Told {
         true
     }
 
-    fn has_snapshots(&self) -> bool {
-        false
-    }
-
     fn build(&self, segment: &Segment) -> Ends {
         Ends::create(segment, &MIDDLE)
     }
 
-    fn reopen(&self, _: &Segment) -> Result<Ends, String> {
-        Err("these have no snapshots".to_owned())
+    fn reopen(&self, segment: &Segment) -> Result<Ends, String> {
+        Ends::open(segment)
     }
 
     fn ready<'a>(&'a self, segment: &'a Segment, ends: &'a Ends) -> Box<dyn FnOnce() + 'a> {

@@ -88,8 +88,8 @@ pub(crate) struct Geometry {
 #[repr(C)]
 pub(crate) struct SegmentHeader {
     pub(crate) geometry: Line<Geometry>,
-    /// Bumped at every join, leave and repair, and when a sentinel begins to answer for a participant. Sentinels and
-    /// watchers sleep on it.
+    /// Bumped when a sentinel begins to answer for somebody, and at every join, leave and repair. Sentinels and watchers
+    /// sleep on it.
     pub(crate) membership: Line<FutexWord>,
     reserved: [Line<[u8; 128]>; 2],
 }

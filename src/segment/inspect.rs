@@ -39,6 +39,8 @@ pub struct ParticipantInfo {
     pub joined: SystemTime,
     /// Whether it lives; a dead one is waiting for repair.
     pub alive: bool,
+    /// Whether the kernel tells the others of its death; else they look every 100 ms.
+    pub sentinel: bool,
 }
 
 /// An object in a [`Snapshot`].
@@ -134,6 +136,7 @@ pub(super) fn of_view(view: &View, file: BorrowedFd<'_>, name: Option<&str>) -> 
             pid: entry.pid.load(Ordering::Relaxed),
             joined: clock::from_unix_nanos(entry.joined.load(Ordering::Relaxed)),
             alive: alive(view, file, id),
+            sentinel: view.life(id)[0].load(Ordering::Relaxed) != 0,
         }
     });
     Ok(Snapshot {

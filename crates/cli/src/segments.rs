@@ -73,13 +73,14 @@ pub fn stat(name: &str, as_json: bool) -> Result<ExitCode> {
             false => "goes away with its last process",
         },
     );
-    let mut participants = Table::new(&[Right("ID"), Right("PID"), Right("JOINED"), Left("STATE")]);
+    let mut participants = Table::new(&[Right("ID"), Right("PID"), Right("JOINED"), Left("STATE"), Left("SENTINEL")]);
     for p in &s.participants {
         let state = match p.alive {
             true => "alive",
             false => "dead; the next one to look repairs what it left behind",
         };
-        participants.row([&p.id, &p.pid, &format!("{} ago", age(p.joined)), &state]);
+        let sentinel = if p.sentinel { "yes" } else { "no" };
+        participants.row([&p.id, &p.pid, &format!("{} ago", age(p.joined)), &state, &sentinel]);
     }
     let mut objects = Table::new(&[
         Left("OBJECT"),
@@ -164,7 +165,7 @@ fn alive(snapshot: &Snapshot) -> impl Iterator<Item = &ParticipantInfo> {
 
 fn snapshot_json(name: &str, s: &Snapshot) -> Value {
     let participant =
-        |p: &ParticipantInfo| json!({"id": p.id, "pid": p.pid, "joined": unix_time(p.joined), "alive": p.alive});
+        |p: &ParticipantInfo| json!({"id": p.id, "pid": p.pid, "joined": unix_time(p.joined), "alive": p.alive, "sentinel": p.sentinel});
     let object = |o: &ObjectInfo| {
         json!({
             "name": o.name,

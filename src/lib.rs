@@ -29,7 +29,9 @@
 //! | a number, a flag | [`Value`] |
 //! | many numbers | [`Array`] |
 //! | something that must not be touched by two at once | [`Lock`] |
+//! | messages that are written or read in place, or must be processed at least once | [`Sender::reserve`], [`Receiver::recv_guard`] |
 //! | the memory all these live in | [`Segment`], [`SegmentOptions`] |
+//! | who comes, goes and dies | [`Segment::watch`] |
 //! | work itself: functions in fresh processes | [`process`] |
 //!
 //! # Messages

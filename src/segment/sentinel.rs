@@ -38,11 +38,13 @@ pub(super) const VARIABLE: &str = "GIMMAL_SENTINEL";
 const WORDS: usize = size_of::<SegmentHeader>() + (MAX_PARTICIPANTS as usize + 1) * LIFE_BYTES;
 /// The first pause before asking again for the lease of somebody who is ending.
 const LEASE_PAUSE: Duration = Duration::from_micros(50);
+/// The kernel walks no more than 2,048 nodes: beyond this many, participants of one process go without.
+const MOST_LINKED: usize = 1000;
 /// Sleeps in a row that ended at once, because a word kept changing, after which the sentinel slows down.
 const RESTLESS: u32 = 1000;
 
 /// What the process's threads share with the sentinel.
-static STATE: Spin<State> = Spin::new(State { watches: Vec::new(), list: None, pages: Vec::new() });
+static STATE: Spin<State> = Spin::new(State { watches: Vec::new(), list: None, linked: 0, pages: Vec::new() });
 /// Bumped when the segments to watch over change.
 static CALL: FutexWord = FutexWord::new();
 /// How far the thread is.
@@ -59,6 +61,8 @@ struct State {
     watches: Vec<Arc<Watch>>,
     /// The sentinel's, once it runs.
     list: Option<List>,
+    /// Participants whose life words are in the list.
+    linked: usize,
     /// To be used again.
     pages: Vec<Page>,
 }
@@ -137,14 +141,14 @@ impl Watch {
     /// The sentinel answers for participant `id` from now on. To be called before anybody can take us for attached.
     pub(super) fn answer_for(&self, view: &View, id: u16) {
         // In a fork child the thread is yet to be started.
-        if running() {
-            STATE.with(|state| {
-                if let Some(list) = &state.list {
-                    view.life_offsets(id).iter().for_each(|&offset| list.link(self.page(), offset));
-                }
-            });
-            self.id.store(id, Ordering::Relaxed);
-        }
+        let is_running = running();
+        STATE.with(|state| {
+            if let (true, Some(list), 0..MOST_LINKED) = (is_running, &state.list, state.linked) {
+                view.life_offsets(id).iter().for_each(|&offset| list.link(self.page(), offset));
+                state.linked += 1;
+                self.id.store(id, Ordering::Relaxed);
+            }
+        });
     }
 
     /// We are attached: if the sentinel answers for us, it watches over the others, too, from now on.
@@ -180,6 +184,7 @@ impl Watch {
         STATE.with(|state| {
             if let (Some(list), 1..) = (&state.list, id) {
                 view.life_offsets(id).iter().for_each(|&offset| list.unlink(self.page(), offset));
+                state.linked -= 1;
             }
         });
         self.page().hide();
@@ -220,7 +225,7 @@ pub(super) fn parent() {
 pub(super) fn child() {
     STATE.release();
     STATE.with(|state| {
-        state.list = None;
+        (state.list, state.linked) = (None, 0);
         for watch in &state.watches {
             watch.id.store(0, Ordering::Relaxed);
             watch.adopted.store(false, Ordering::Relaxed);
@@ -306,7 +311,7 @@ impl Charge {
             } else {
                 let now = Deadline::now();
                 let since = *self.since.get_or_insert(now);
-                let pause = (Duration::from_nanos(now.0 - since.0) / 4).clamp(LEASE_PAUSE, LOOK);
+                let pause = (Duration::from_nanos(now.0.saturating_sub(since.0)) / 4).clamp(LEASE_PAUSE, LOOK);
                 again = now.plus(pause);
             }
             (self.seen, self.joined, self.dying) = (membership, look.joined, look.dying.clone());

@@ -164,8 +164,7 @@ fn alive(snapshot: &Snapshot) -> impl Iterator<Item = &ParticipantInfo> {
 }
 
 fn snapshot_json(name: &str, s: &Snapshot) -> Value {
-    let participant =
-        |p: &ParticipantInfo| json!({"id": p.id, "pid": p.pid, "joined": unix_time(p.joined), "alive": p.alive, "sentinel": p.sentinel});
+    let participant = |p: &ParticipantInfo| json!({"id": p.id, "pid": p.pid, "joined": unix_time(p.joined), "alive": p.alive, "sentinel": p.sentinel});
     let object = |o: &ObjectInfo| {
         json!({
             "name": o.name,

@@ -29,6 +29,8 @@ enum Operation {
     Send(u8),
     TrySendSlice(u8, u8),
     SendSlice(u8, u8),
+    Reserve { which: u8, commit: bool },
+    RecvGuard { which: u8, give_back: bool },
     TryRecv(u8),
     RecvAtOnce(u8),
     Recv(u8),
@@ -76,10 +78,10 @@ impl Model {
 
     /// `None` if a send succeeds.
     fn send_fails(&self, receivers: usize) -> Option<Reason> {
-        if self.disconnect && self.had_receiver && receivers == 0 {
-            Some(Reason::Disconnected)
-        } else if self.closed {
+        if self.closed {
             Some(Reason::Closed)
+        } else if self.disconnect && self.had_receiver && receivers == 0 {
+            Some(Reason::Disconnected)
         } else {
             (self.room() == 0).then_some(Reason::Wait)
         }
@@ -105,9 +107,14 @@ fn pick<T>(from: &[T], which: u8) -> Option<&T> {
 
 fuzz_target!(|case: Case| {
     let capacity = usize::from(case.capacity % 64) + 1;
-    let segment = Segment::options().size(16 << 10).max_participants(2).max_objects(2).full_fences(case.full_fences);
+    let segment = Segment::options()
+        .size(16 << 10)
+        .max_participants(2)
+        .max_objects(2)
+        .full_fences(case.full_fences)
+        .sentinel(false);
     let segment = segment.anonymous().unwrap();
-    let other = Segment::from_fd(&segment).unwrap();
+    let other = Segment::options().sentinel(false).from_fd(&segment).unwrap();
     let options = Queue::<u32>::options().capacity(capacity).disconnect(case.disconnect);
     let first = options.create::<u32>(&segment, "queue").unwrap();
     let second = options.open_or_create::<u32>(&other, "queue").unwrap();
@@ -196,6 +203,43 @@ fn step<'q>(
                     assert_eq!(sent, Ok(fits));
                     model.inside.extend(&values[..fits]);
                 }
+            }
+        }
+        // An aborted place counts until the messages before it are gone, which the model does not know.
+        Operation::Reserve { which, commit } if commit || model.inside.is_empty() => {
+            let Some(sender) = pick(senders, which) else { return };
+            let fails = model.send_fails(receivers.len());
+            match sender.try_reserve() {
+                Ok(mut slot) => {
+                    assert_eq!(fails, None);
+                    if commit {
+                        *slot = model.next();
+                        model.inside.push_back(*slot);
+                        slot.commit();
+                    }
+                }
+                Err(TrySendError::Full(())) => assert_eq!(fails, Some(Reason::Wait)),
+                Err(TrySendError::Closed(())) => assert_eq!(fails, Some(Reason::Closed)),
+                Err(TrySendError::Disconnected { .. }) => assert_eq!(fails, Some(Reason::Disconnected)),
+                Err(e) => panic!("{e}"),
+            }
+        }
+        Operation::RecvGuard { which, give_back } => {
+            let Some(receiver) = pick(receivers, which) else { return };
+            let fails = model.receive_fails(senders.len());
+            match receiver.try_recv_guard() {
+                Ok(guard) => {
+                    assert_eq!((fails, Some(&*guard)), (None, model.inside.front()));
+                    if give_back {
+                        guard.give_back();
+                    } else {
+                        model.inside.pop_front();
+                    }
+                }
+                Err(TryRecvError::Empty) => assert_eq!(fails, Some(Reason::Wait)),
+                Err(TryRecvError::Closed) => assert_eq!(fails, Some(Reason::Closed)),
+                Err(TryRecvError::Disconnected { .. }) => assert_eq!(fails, Some(Reason::Disconnected)),
+                Err(e) => panic!("{e}"),
             }
         }
         Operation::TryRecv(which) | Operation::RecvAtOnce(which) | Operation::Recv(which) => {

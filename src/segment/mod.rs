@@ -110,7 +110,7 @@ impl Segment {
     /// # Errors
     /// [`Error::NotSealed`] if the size could still change under us, and what validation finds.
     pub fn from_fd(fd: impl AsFd) -> Result<Self, Error> {
-        options::from_fd(fd.as_fd())
+        Self::options().from_fd(fd)
     }
 
     /// Joins the segment that the parent process handed over under `key` with

@@ -1,7 +1,7 @@
 //! Creating and opening.
 
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::attached::Attached;
@@ -242,6 +242,26 @@ impl SegmentOptions {
         Ok(Segment { attached: Attached::join(view, file, None, Some(&|_| Ok(())), self.sentinel)? })
     }
 
+    /// See [`Segment::from_fd`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_fd(&self, fd: impl AsFd) -> Result<Segment, Error> {
+        let fd = fd.as_fd();
+        if !file::size_is_sealed(fd) {
+            return Err(Error::NotSealed);
+        }
+        let file = file::reopen(fd).map_err(|e| match e {
+            Errno::EACCES => Error::Permission { path: Path::new("/proc/self/fd").into() },
+            e => Error::Io { action: "reopen the descriptor through /proc/self/fd", source: e.into() },
+        })?;
+        let view = View::open(&file, true)?;
+        if !view.geometry().has(FLAG_ANONYMOUS) {
+            return Err(Error::Corrupt { what: "a named segment in a memfd" });
+        }
+        Ok(Segment { attached: Attached::join(view, file, None, None, self.sentinel)? })
+    }
+
     /// Every segment of the directory, sorted by name, with what is in it or why that cannot be told. Reads, and joins
     /// none.
     ///
@@ -306,22 +326,6 @@ impl SegmentOptions {
         }
         Ok(removed)
     }
-}
-
-/// Joins a sealed memfd.
-pub(super) fn from_fd(fd: BorrowedFd<'_>) -> Result<Segment, Error> {
-    if !file::size_is_sealed(fd) {
-        return Err(Error::NotSealed);
-    }
-    let file = file::reopen(fd).map_err(|e| match e {
-        Errno::EACCES => Error::Permission { path: Path::new("/proc/self/fd").into() },
-        e => Error::Io { action: "reopen the descriptor through /proc/self/fd", source: e.into() },
-    })?;
-    let view = View::open(&file, true)?;
-    if !view.geometry().has(FLAG_ANONYMOUS) {
-        return Err(Error::Corrupt { what: "a named segment in a memfd" });
-    }
-    Ok(Segment { attached: Attached::join(view, file, None, None, true)? })
 }
 
 fn open_error(e: Errno, name: &Name) -> Error {

@@ -249,7 +249,7 @@ impl<T: Pod> Lock<T> {
             self.attached.in_vain();
             return Err(LockError::WouldBlock);
         }
-        let guard = LockGuard { lock: self.clone(), token, panicking: std::thread::panicking(), marker: PhantomData };
+        let guard = LockGuard { lock: self.clone(), token, marker: PhantomData };
         if now & STATE == DIED { Err(LockError::OwnerDied { guard, pid: (now >> 32) as u32 }) } else { Ok(guard) }
     }
 
@@ -325,8 +325,6 @@ pub struct LockGuard<T: Pod> {
     lock: Lock<T>,
     /// Who holds it: us, unless this is a copy in a fork child.
     token: Token,
-    /// Whether the thread was panicking when it took the lock.
-    panicking: bool,
     /// Shared and sent as a `T`.
     marker: PhantomData<T>,
 }
@@ -351,7 +349,7 @@ impl<T: Pod> Drop for LockGuard<T> {
     fn drop(&mut self) {
         if self.lock.attached.is_still(self.token) {
             let header = self.lock.header();
-            let left = match !self.panicking && std::thread::panicking() {
+            let left = match std::thread::panicking() {
                 true => u64::from(self.lock.attached.pid()) << 32 | DIED,
                 false => FREE,
             };

@@ -99,13 +99,11 @@ impl<T: Pod> fmt::Debug for Reservation<'_, T> {
 #[must_use = "dropping it ends the receive"]
 pub struct RecvGuard<'a, T: Pod> {
     held: Held<'a, T>,
-    /// Whether the thread was panicking before it received.
-    panicking: bool,
 }
 
 impl<'a, T: Pod> RecvGuard<'a, T> {
     pub(super) fn new(queue: &'a Queue<T>, claim: Claim, token: Token) -> Self {
-        Self { held: Held { queue, claim: Some(claim), token }, panicking: std::thread::panicking() }
+        Self { held: Held { queue, claim: Some(claim), token } }
     }
 
     /// Leaves the message to another receiver, which gets it before newer ones; perhaps to this one, if it asks first.
@@ -123,7 +121,7 @@ impl<'a, T: Pod> RecvGuard<'a, T> {
 
 impl<T: Pod> Drop for RecvGuard<'_, T> {
     fn drop(&mut self) {
-        if !self.panicking && std::thread::panicking() {
+        if std::thread::panicking() {
             self.leave();
         }
         self.held.decide(|queue, claim| {

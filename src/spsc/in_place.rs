@@ -59,14 +59,12 @@ impl<T: Pod> fmt::Debug for Reservation<'_, T> {
 pub struct RecvGuard<'a, T: Pod> {
     receiver: &'a mut Receiver<T>,
     kept: bool,
-    /// Whether the thread was panicking before it received.
-    panicking: bool,
 }
 
 impl<'a, T: Pod> RecvGuard<'a, T> {
     /// There is a message.
     pub(super) fn new(receiver: &'a mut Receiver<T>) -> Self {
-        Self { receiver, kept: true, panicking: std::thread::panicking() }
+        Self { receiver, kept: true }
     }
 
     /// Leaves the message in the queue: it is the next one to be received.
@@ -77,8 +75,7 @@ impl<'a, T: Pod> RecvGuard<'a, T> {
 
 impl<T: Pod> Drop for RecvGuard<'_, T> {
     fn drop(&mut self) {
-        let failed = !self.panicking && std::thread::panicking();
-        if self.kept && !failed && self.receiver.end.is_ours() {
+        if self.kept && !std::thread::panicking() && self.receiver.end.is_ours() {
             self.receiver.end.queue.ring.release(&mut self.receiver.position, 1);
             self.receiver.end.queue.channel.released(1);
         }

@@ -83,6 +83,8 @@
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("gimmal needs Linux: futexes, open-file-description locks, membarrier");
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("gimmal needs a 64-bit target");
 
 #[cfg(not(loom))]
 mod atomic;

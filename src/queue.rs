@@ -18,6 +18,8 @@ use crate::error::{
 use crate::event::Surroundings;
 use crate::layout::ENTRY_DISCONNECT;
 use crate::object::{ElementType, Kind, Object, Shape};
+use crate::primitive::Ordering;
+use crate::primitive::private::AtomicUsize;
 use crate::ring::owned::{Claim, Cursor, Owned, Refused};
 use crate::ring::{self, Element};
 use crate::segment::{Attached, Segment, Side, Wanted};
@@ -245,7 +247,7 @@ impl<T: Pod> Queue<T> {
     }
 
     /// Ends the queue for everybody, for good: sends fail with `Closed`, receives return what is there and then `Closed`.
-    /// A send that is under way either arrives or fails. While another process is in the middle of a receive, or holds a
+    /// A send that is under way either arrives or fails. While another receiver is in the middle of a receive, or holds a
     /// [`RecvGuard`], receives wait for the outcome: the message may come back.
     pub fn close(&self) {
         self.channel.close();
@@ -278,6 +280,8 @@ struct Endpoint<T: Pod> {
     queue: Queue<T>,
     cursor: Cursor,
     side: Side,
+    /// Messages of this end that are being read in place.
+    guards: AtomicUsize,
 }
 
 impl<T: Pod> Endpoint<T> {
@@ -286,14 +290,15 @@ impl<T: Pod> Endpoint<T> {
             return Err(Attached::detached());
         }
         queue.channel.attached().enter(queue.channel.offset(), side);
-        Ok(Self { queue: queue.clone(), cursor: Cursor::default(), side })
+        Ok(Self { queue: queue.clone(), cursor: Cursor::default(), side, guards: AtomicUsize::new(0) })
     }
 }
 
 impl<T: Pod> Clone for Endpoint<T> {
     fn clone(&self) -> Self {
         self.queue.channel.attached().enter(self.queue.channel.offset(), self.side);
-        Self { queue: self.queue.clone(), cursor: self.cursor.clone(), side: self.side }
+        let (queue, cursor) = (self.queue.clone(), self.cursor.clone());
+        Self { queue, cursor, side: self.side, guards: AtomicUsize::new(0) }
     }
 }
 
@@ -606,7 +611,10 @@ impl<T: Pod> Receiver<T> {
                 return Err(TryRecvError::Empty);
             }
         };
-        ring.claim_full(cursor, owner).map_err(|_| if ring.is_unsettled(owner) { TryRecvError::Empty } else { reason })
+        ring.claim_full(cursor, owner).map_err(|_| {
+            let ours = self.end.guards.load(Ordering::Relaxed);
+            if ring.is_unsettled(owner, ours) { TryRecvError::Empty } else { reason }
+        })
     }
 
     fn recv_until(&self, deadline: Option<Deadline>) -> Result<T, RecvTimeoutError> {
@@ -653,7 +661,7 @@ impl<T: Pod> Receiver<T> {
     /// As for [`Receiver::try_recv`].
     pub fn try_recv_guard(&self) -> Result<RecvGuard<'_, T>, TryRecvError> {
         let token = self.end.queue.channel.attached().token();
-        Ok(RecvGuard::new(&self.end.queue, self.claim()?, token))
+        Ok(RecvGuard::new(&self.end, self.claim()?, token))
     }
 
     /// Receives a message, waiting for one as long as it takes, and reads it in place. It counts as received when the guard

@@ -193,6 +193,42 @@ fn a_closed_queue_ends_when_all_that_was_taken_is_settled() {
     }
 }
 
+/// The same between two receivers of one process.
+#[test]
+fn what_another_thread_holds_may_come_back_too() {
+    let (_segment, queue) = stage(4);
+    let (here, there) = (queue.receiver().unwrap(), queue.receiver().unwrap());
+    queue.sender().unwrap().send(5).unwrap();
+    let guard = there.recv_guard().unwrap();
+    queue.close();
+    assert_eq!(here.try_recv(), Err(TryRecvError::Empty));
+    assert_eq!(there.try_recv(), Err(TryRecvError::Closed), "one does not wait for oneself");
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| here.recv_timeout(LONG));
+        guard.give_back();
+        assert_eq!(waits.join().unwrap(), Ok(5));
+    });
+    assert_eq!(here.try_recv(), Err(TryRecvError::Closed));
+}
+
+/// They are given back when their participant leaves.
+#[test]
+fn forgotten_guards_and_reservations_do_not_outlive_their_participant() {
+    let (segment, queue) = stage(2);
+    let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    sender.send(1).unwrap();
+    let other = Segment::from_fd(&segment).unwrap();
+    let there = Queue::<u64>::open(&other, "queue").unwrap();
+    std::mem::forget(there.receiver().unwrap().recv_guard().unwrap());
+    std::mem::forget(there.sender().unwrap().reserve().unwrap());
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+    drop((there, other));
+    assert_eq!(receiver.try_recv(), Ok(1));
+    sender.try_send(2).unwrap();
+    sender.try_send(3).unwrap();
+    assert!(receiver.try_iter().eq([2, 3]));
+}
+
 /// Slots are released in any order and filled in one: one release may make room for two.
 #[test]
 fn a_sender_that_was_woken_wakes_the_next_if_there_is_still_room() {

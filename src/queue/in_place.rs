@@ -6,9 +6,10 @@ use core::ptr::NonNull;
 
 use bytemuck::Pod;
 
-use super::Queue;
+use super::{Endpoint, Queue};
 #[cfg(doc)]
 use super::{Receiver, Sender};
+use crate::primitive::Ordering;
 use crate::ring::owned::Claim;
 use crate::segment::Token;
 
@@ -21,7 +22,12 @@ struct Held<'a, T: Pod> {
     token: Token,
 }
 
-impl<T: Pod> Held<'_, T> {
+impl<'a, T: Pod> Held<'a, T> {
+    fn new(queue: &'a Queue<T>, claim: Claim, token: Token) -> Self {
+        queue.channel.attached().keeps_claims();
+        Self { queue, claim: Some(claim), token }
+    }
+
     fn place(&self) -> NonNull<T> {
         self.queue.ring.place(self.claim.as_ref().expect("held until consumed"))
     }
@@ -40,7 +46,8 @@ impl<T: Pod> Held<'_, T> {
 ///
 /// It gives references into shared memory, which rely on everybody following the protocol. If this process dies, or the
 /// reservation is dropped, nothing is sent. One that is forgotten ([`core::mem::forget`]) takes its slot out of use until
-/// the process ends. In a forked child it is the parent's: committing or dropping the copy does nothing.
+/// this process leaves the segment or ends. In a forked child it is the parent's: committing or dropping the copy does
+/// nothing, and what it shows changes while the parent writes.
 #[must_use = "dropping it sends nothing; commit it"]
 pub struct Reservation<'a, T: Pod> {
     held: Held<'a, T>,
@@ -48,7 +55,7 @@ pub struct Reservation<'a, T: Pod> {
 
 impl<'a, T: Pod> Reservation<'a, T> {
     pub(super) fn new(queue: &'a Queue<T>, claim: Claim, token: Token) -> Self {
-        Self { held: Held { queue, claim: Some(claim), token } }
+        Self { held: Held::new(queue, claim, token) }
     }
 
     /// Sends the message. Wait-free, no system call unless a receiver sleeps.
@@ -94,16 +101,18 @@ impl<T: Pod> fmt::Debug for Reservation<'_, T> {
 ///
 /// It gives references into shared memory, which rely on everybody following the protocol. Dropping it ends the receive. If
 /// this process dies first, or the thread panics, the message goes to another receiver. A guard that is forgotten
-/// ([`core::mem::forget`]) takes its slot out of use until the process ends. In a forked child it is the parent's: dropping
-/// the copy does nothing.
+/// ([`core::mem::forget`]) takes its slot out of use until this process leaves the segment or ends. In a forked child it is
+/// the parent's: dropping the copy does nothing, and what it shows may be overwritten once the parent has dropped its own.
 #[must_use = "dropping it ends the receive"]
 pub struct RecvGuard<'a, T: Pod> {
     held: Held<'a, T>,
+    end: &'a Endpoint<T>,
 }
 
 impl<'a, T: Pod> RecvGuard<'a, T> {
-    pub(super) fn new(queue: &'a Queue<T>, claim: Claim, token: Token) -> Self {
-        Self { held: Held { queue, claim: Some(claim), token } }
+    pub(super) fn new(end: &'a Endpoint<T>, claim: Claim, token: Token) -> Self {
+        end.guards.fetch_add(1, Ordering::Relaxed);
+        Self { held: Held::new(&end.queue, claim, token), end }
     }
 
     /// Leaves the message to another receiver, which gets it before newer ones; perhaps to this one, if it asks first.
@@ -121,6 +130,7 @@ impl<'a, T: Pod> RecvGuard<'a, T> {
 
 impl<T: Pod> Drop for RecvGuard<'_, T> {
     fn drop(&mut self) {
+        self.end.guards.fetch_sub(1, Ordering::Relaxed);
         if std::thread::panicking() {
             self.leave();
         }

@@ -406,27 +406,34 @@ impl Words {
     /// Claims the oldest message that is there.
     #[inline]
     pub(crate) fn claim_full(&self, cursor: &Cursor, owner: u16) -> Result<Claim, Empty> {
-        // Acquire: pairs with the bump in `sweep`, so that the ORPHAN words are there to be found.
-        let repairs = self.header().control.repairs.load(Ordering::Acquire);
-        if repairs != cursor.repairs.load(Ordering::Relaxed) {
-            if let Some(claim) = self.claim_orphan(owner)? {
-                return Ok(claim);
+        for _ in 0..ORPHAN_TRIES {
+            // Acquire: pairs with `announce_orphans`, so that the ORPHAN words are there to be found.
+            let repairs = self.header().control.repairs.load(Ordering::Acquire);
+            if repairs != cursor.repairs.load(Ordering::Relaxed) {
+                if let Some(claim) = self.claim_orphan(owner)? {
+                    return Ok(claim);
+                }
+                cursor.repairs.store(repairs, Ordering::Relaxed);
             }
-            cursor.repairs.store(repairs, Ordering::Relaxed);
-        }
-        // AcqRel: Acquires the commit; Releases what we did before, so that whoever sees the message taken sees the commit of
-        // one before it that we had passed over, and does not say Empty.
-        let position = cursor.next.load(Ordering::Relaxed);
-        let full = SlotWord::new(self.lap(position), state::FULL, 0);
-        let word = self.word(position);
-        if word.load(Ordering::Relaxed) == full.0 {
-            let taken = SlotWord::new(self.lap(position), state::READING, owner);
-            if word.compare_exchange(full.0, taken.0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                self.advance(cursor, &self.header().head, position.wrapping_add(1), position, false);
-                return Ok(Claim { position });
+            // AcqRel: Acquires the commit; Releases what we did before, so that whoever sees the message taken sees the commit
+            // of one before it that we had passed over, and does not say Empty.
+            let position = cursor.next.load(Ordering::Relaxed);
+            let full = SlotWord::new(self.lap(position), state::FULL, 0);
+            let word = self.word(position);
+            if word.load(Ordering::Relaxed) == full.0 {
+                let taken = SlotWord::new(self.lap(position), state::READING, owner);
+                if word.compare_exchange(full.0, taken.0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                    self.advance(cursor, &self.header().head, position.wrapping_add(1), position, false);
+                    return Ok(Claim { position });
+                }
+            }
+            let claim = self.claim_full_walking(cursor, owner, position);
+            // What was given back behind us meanwhile was there all the time.
+            if claim.is_ok() || self.header().control.repairs.load(Ordering::Acquire) == repairs {
+                return claim;
             }
         }
-        self.claim_full_walking(cursor, owner, position)
+        Err(Empty { pending: true })
     }
 
     #[inline(never)]
@@ -553,13 +560,19 @@ impl Words {
     }
 
     /// Whether a message may yet come from a slot, if no sender claims any more: it is there, or being written, or being read
-    /// by somebody other than `owner`, who may die or give it back. A message stays in its slot, so one look at each decides.
-    pub(crate) fn is_unsettled(&self, owner: u16) -> bool {
+    /// by somebody who may die or give it back: anybody but ourselves, who are `owner` and read `ours` at the moment. A message
+    /// stays in its slot, so one look at each decides.
+    pub(crate) fn is_unsettled(&self, owner: u16, ours: usize) -> bool {
+        let mut read_by_owner = 0;
         (0..self.capacity()).any(|index| {
             let word = self.load(index);
             match word.state() {
                 state::WRITING | state::FULL | state::ORPHAN => true,
-                state::READING => word.owner() != owner,
+                state::READING if word.owner() == owner => {
+                    read_by_owner += 1;
+                    read_by_owner > ours
+                }
+                state::READING => true,
                 _ => false,
             }
         })

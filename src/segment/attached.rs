@@ -16,13 +16,13 @@ use crate::error::Error;
 use crate::event::{LOOK, Surroundings};
 use crate::layout::{FLAG_ANONYMOUS, FLAG_PERSIST, LINE, NAME_BYTES, standing};
 use crate::object::{Object, Shape};
-use crate::primitive::private::{AtomicU32, AtomicU64};
+use crate::primitive::private::{AtomicBool, AtomicU32, AtomicU64};
 use crate::primitive::{FenceMode, Ordering};
 use crate::ring::Header;
 use crate::ring::owned::{Ids, VAIN_CALLS};
 use crate::sys::{Errno, clock, file, lease, membarrier};
 
-/// Byte 0 of the lock range: whoever holds it joins, leaves, creates objects or repairs.
+/// Byte 0 of the lock range: whoever holds it joins, leaves, creates objects or removes the name.
 const ADMISSION: u16 = 0;
 /// For how long to wait for the admission lock. Its sections take microseconds; a holder that is stopped is not dead.
 const ADMISSION_PATIENCE: Duration = Duration::from_secs(10);
@@ -39,6 +39,8 @@ pub(crate) struct Attached {
     looked: AtomicU64,
     /// Attempts on locks that were held.
     vain: AtomicU32,
+    /// Whether there were ever claims on slots that outlive a call.
+    claims: AtomicBool,
     mode: FenceMode,
 }
 
@@ -96,6 +98,7 @@ fn wait_for_admission(try_lock: impl Fn() -> Result<bool, Errno>) -> Result<(), 
 
 /// For how long to wait for the end of somebody whose death the kernel has announced, or after whom somebody repairs.
 const ENDING_PATIENCE: Duration = Duration::from_secs(1);
+const ENDING_PAUSE: Duration = Duration::from_micros(50);
 
 /// How a process comes to join.
 enum Joining<'a> {
@@ -134,8 +137,8 @@ impl Attached {
         if let Some(watch) = &watch {
             watch.begin(&view);
         }
-        let (looked, vain) = (AtomicU64::new(0), AtomicU32::new(0));
-        Ok(Arc::new(Self { view, file, name, membership, watch, looked, vain, mode }))
+        let (looked, vain, claims) = (AtomicU64::new(0), AtomicU32::new(0), AtomicBool::new(false));
+        Ok(Arc::new(Self { view, file, name, membership, watch, looked, vain, claims, mode }))
     }
 
     /// Takes a participant id and its lease, which the membership keeps; the caller closes it on failure.
@@ -165,10 +168,20 @@ impl Attached {
             }
         }
         repair::repair(view, own, membership, view.joined());
-        let id = (1..=view.max_participants())
-            .filter(|&id| !view.has_joined(id))
-            .find(|&id| matches!(lease::try_lock(own, id), Ok(true)))
-            .ok_or(Error::NoParticipantSlot { maximum: view.max_participants() })?;
+        let is_free = |id: &u16| !view.has_joined(*id) && matches!(lease::try_lock(own, *id), Ok(true));
+        let patience = Deadline::after(ENDING_PATIENCE);
+        let id = loop {
+            if let Some(id) = (1..=view.max_participants()).find(is_free) {
+                break id;
+            }
+            // Or a place is about to become free: the kernel has told of an end, or its lease is held to the last.
+            let soon = (1..=view.max_participants()).any(|id| !view.has_joined(id) || view.is_dying(id));
+            if !soon || patience.is_some_and(Deadline::passed) {
+                return Err(Error::NoParticipantSlot { maximum: view.max_participants() });
+            }
+            std::thread::sleep(ENDING_PAUSE);
+            repair::repair(view, own, membership, view.joined());
+        };
         let entry = view.participant(id);
         entry.pid.store(std::process::id(), Ordering::Relaxed);
         entry.joined.store(clock::unix_nanos(), Ordering::Relaxed);
@@ -244,7 +257,7 @@ impl Attached {
                     }
                     Err(_) => {
                         if let Some(watch) = &self.watch {
-                            watch.end(&self.view);
+                            watch.unlink(&self.view);
                         }
                         self.membership.close_lease();
                     }
@@ -286,7 +299,7 @@ impl Attached {
         let known = (1..=self.view.max_participants()).contains(&id);
         let patience = Deadline::after(ENDING_PATIENCE);
         while known && self.view.is_dying(id) && self.recover().is_ok() && !patience.is_some_and(Deadline::passed) {
-            std::thread::sleep(Duration::from_micros(50));
+            std::thread::sleep(ENDING_PAUSE);
         }
     }
 
@@ -383,6 +396,14 @@ impl Attached {
         self.membership.add_role(ring, side, |id| repair::set_role(self.header_at(ring), side, id));
     }
 
+    /// A claim on a slot is about to outlive its call.
+    #[inline]
+    pub(crate) fn keeps_claims(&self) {
+        if !self.claims.load(Ordering::Relaxed) {
+            self.claims.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Called when an attempt on a lock was in vain: now and then looks whether its holder has died.
     pub(crate) fn in_vain(&self) {
         if self.vain.fetch_add(1, Ordering::Relaxed).is_multiple_of(VAIN_CALLS) {
@@ -429,18 +450,19 @@ impl Surroundings for Attached {
 impl Drop for Attached {
     fn drop(&mut self) {
         let id = self.membership.token().id();
+        let lease = self.membership.lease().filter(|_| id != 0);
+        // The sentinel watches until we leave.
+        let admission = lease.map(|lease| Admission::wait(lease, self.membership));
         if let Some(watch) = &self.watch {
             watch.stop();
         }
-        if id != 0
-            && let Some(lease) = self.membership.lease()
-        {
-            match Admission::wait(lease, self.membership) {
-                Ok(_admission) => self.leave(lease, id),
-                // Then we just let the lease go, and the others repair after us as after the dead.
-                Err(_) => self.view.announce_end(id),
-            }
+        match (lease, &admission) {
+            (Some(lease), Some(Ok(_))) => self.leave(lease, id),
+            // Then we just let the lease go, and the others repair after us as after the dead.
+            (Some(_), _) => self.view.announce_end(id),
+            (None, _) => {}
         }
+        drop(admission);
         if let Some(watch) = &self.watch {
             watch.end(&self.view);
         }
@@ -450,11 +472,17 @@ impl Drop for Attached {
 
 impl Attached {
     fn leave(&self, lease: BorrowedFd<'_>, id: u16) {
-        let (recovered, changed) = repair::release(&self.view, &Ids::from_iter([id]), false);
+        // Guards that were forgotten have left claims.
+        let sweep = self.claims.load(Ordering::Relaxed);
+        let (recovered, changed) = repair::release(&self.view, &Ids::from_iter([id]), false, sweep);
         if changed || recovered != Recovered::default() {
             repair::wake_everybody(&self.view);
         }
         repair::end(&self.view, &Ids::from_iter([id]), false);
+        if let Some(watch) = &self.watch {
+            // Before the words can be somebody else's.
+            watch.unlink(&self.view);
+        }
         lease::unlock(lease, id);
         let keep = self.view.geometry().has(FLAG_PERSIST) || self.view.geometry().has(FLAG_ANONYMOUS);
         let last = || !self.view.joined().any(|other| repair::alive(&self.view, lease, other));
@@ -487,9 +515,14 @@ fn remove_if_same(view: &View, fd: BorrowedFd<'_>, name: &Name) -> Result<(), Er
 pub(super) fn remove(name: &Name) -> Result<(), Errno> {
     let path = name.path();
     let opened = file::existing(&path, true);
-    // Ignored: a damaged file, one that we may not write, or one whose lock is held for too long is removed all the same.
-    let _locked = opened.is_ok_and(|file| wait_for_admission(|| lease::try_lock(file.as_fd(), ADMISSION)).is_ok());
-    file::remove(&path)
+    // A damaged file, one that we may not write, or one whose lock is held for too long is removed all the same.
+    let locked = opened.ok().filter(|file| wait_for_admission(|| lease::try_lock(file.as_fd(), ADMISSION)).is_ok());
+    let removed = file::remove(&path);
+    if let Some(file) = locked {
+        // Closing would not do if another thread has forked meanwhile: the child has a copy of the descriptor.
+        lease::unlock(file.as_fd(), ADMISSION);
+    }
+    removed
 }
 
 /// What an opener expects of an object.

@@ -85,7 +85,7 @@ impl SegmentOptions {
         self
     }
 
-    /// How many processes may be attached at once: 1 to 511, 128 by default. Each takes 40 bytes.
+    /// How many processes may be attached at once: 1 to 511, 128 by default. Each takes 48 bytes.
     pub fn max_participants(mut self, most: u16) -> Self {
         self.participants = most;
         self

@@ -67,7 +67,7 @@ fn bury(view: &View, dead: &Ids) -> Recovered {
         // Others who find the lease held by us must not take it for a sign of life.
         view.set_tenure(id, |tenure| tenure.with(standing::DYING));
     }
-    let (mut recovered, _) = release(view, dead, true);
+    let (mut recovered, _) = release(view, dead, true, true);
     recovered.died = dead.iter().map(|id| view.participant(id).pid.load(Ordering::Relaxed)).collect();
     wake_everybody(view);
     end(view, dead, true);
@@ -82,16 +82,16 @@ pub(super) fn end(view: &View, gone: &Ids, died: bool) {
     gone.iter().for_each(|id| view.clear_life(id));
 }
 
-/// Takes everything in the segment from participants that are gone, and says whether anything was theirs. A leaver has no
-/// slots any more, only roles and locks.
-pub(crate) fn release(view: &View, gone: &Ids, died: bool) -> (Recovered, bool) {
+/// Takes everything in the segment from participants that are gone, and says whether anything was theirs. `sweep`: slots, too,
+/// which a leaver has only if it has forgotten guards.
+pub(crate) fn release(view: &View, gone: &Ids, died: bool, sweep: bool) -> (Recovered, bool) {
     let mut recovered = Recovered::default();
     let mut changed = false;
     for object in view.objects().map_while(Result::ok) {
         for ring in view.rings(&object) {
             match object.shape.kind {
                 Kind::Queue | Kind::SharedPipe => {
-                    if died {
+                    if sweep {
                         let Swept { aborted, orphaned } = ring.words.sweep(gone);
                         recovered.aborted += aborted;
                         recovered.redelivered += orphaned;

@@ -2,13 +2,14 @@
 //!
 //! Each joined participant for which a sentinel answers has two *life words*: the sentinel's thread id, registered in the thread's
 //! robust list. However the process ends, the kernel marks the words and wakes one of the sentinels that sleep on each, long
-//! before it frees the lease. Those with even ids sleep on one, those with odd ids on the other, so that one more is told if
-//! the first has been stopped with the wake in its hands. Whoever is told tells all others, waits for the lease, repairs, and
+//! before it frees the lease. Every other sentinel sleeps on the same one of the two, so that one more is told if the first has
+//! been stopped with the wake in its hands. Whoever is told tells all others, waits for the lease, repairs, and
 //! wakes every sleeper of the segment.
 //!
 //! The sentinel sleeps in one `futex_waitv`: on [`CALL`], and for each segment on the membership word and on the life words
 //! of those who follow its own participant, in a circle, as many as fit. Whoever wakes looks at all life words, so the
-//! deaths of a whole arc of the circle are found from its edge.
+//! deaths of a whole arc of the circle are found from its edge. If not all fit, it also looks by itself every second, since
+//! those at the edge may be stopped.
 //!
 //! It looks at leases itself, every [`LOOK`], while some participant has no sentinel that answers for it (a kernel without
 //! `futex_waitv`, or turned off), or its words do not fit. So a blocked call of a process with a sentinel never looks.
@@ -38,6 +39,8 @@ pub(super) const VARIABLE: &str = "GIMMAL_SENTINEL";
 const WORDS: usize = size_of::<SegmentHeader>() + (MAX_PARTICIPANTS as usize + 1) * LIFE_BYTES;
 /// The first pause before asking again for the lease of somebody who is ending.
 const LEASE_PAUSE: Duration = Duration::from_micros(50);
+/// How often to look at the life words if not all of them fit into one sleep.
+const APART: Duration = Duration::from_secs(1);
 /// The kernel walks no more than 2,048 nodes: beyond this many, participants of one process go without.
 const MOST_LINKED: usize = 1000;
 /// Sleeps in a row that ended at once, because a word kept changing, after which the sentinel slows down.
@@ -76,6 +79,8 @@ pub(super) struct Watch {
     id: AtomicU16,
     /// The sentinel looks in our place.
     adopted: AtomicBool,
+    /// A mapping has failed half-way: the page is not to be used again.
+    spoiled: AtomicBool,
     /// Held by the sentinel while it uses the segment; emptied by the one who leaves.
     view: Spin<Option<Arc<View>>>,
 }
@@ -128,10 +133,12 @@ impl Watch {
             membership,
             id: AtomicU16::new(0),
             adopted: AtomicBool::new(false),
+            spoiled: AtomicBool::new(false),
             view: Spin::new(None),
         };
-        watch.page().show(file, view.geometry().size as usize).ok()?;
-        Some(Arc::new(watch))
+        let shown = watch.page().show(file, view.geometry().size as usize).is_ok();
+        watch.spoiled.store(!shown, Ordering::Relaxed);
+        shown.then(|| Arc::new(watch))
     }
 
     fn page(&self) -> &Page {
@@ -153,16 +160,13 @@ impl Watch {
 
     /// We are attached: if the sentinel answers for us, it watches over the others, too, from now on.
     pub(super) fn begin(self: &Arc<Self>, view: &Arc<View>) {
-        if self.id.load(Ordering::Relaxed) == 0 {
-            return;
-        }
         self.view.with(|place| *place = Some(Arc::clone(view)));
         STATE.with(|state| {
             if !state.watches.iter().any(|watch| Arc::ptr_eq(watch, self)) {
                 state.watches.push(Arc::clone(self));
             }
         });
-        self.adopted.store(true, Ordering::Relaxed);
+        self.adopted.store(self.id.load(Ordering::Relaxed) != 0, Ordering::Relaxed);
         call();
     }
 
@@ -179,7 +183,7 @@ impl Watch {
     }
 
     /// We have left, or could not join: the sentinel answers for us no more.
-    pub(super) fn end(&self, view: &View) {
+    pub(super) fn unlink(&self, view: &View) {
         let id = self.id.swap(0, Ordering::Relaxed);
         STATE.with(|state| {
             if let (Some(list), 1..) = (&state.list, id) {
@@ -187,7 +191,14 @@ impl Watch {
                 state.linked -= 1;
             }
         });
-        self.page().hide();
+    }
+
+    /// Nothing more will come of us.
+    pub(super) fn end(&self, view: &View) {
+        self.unlink(view);
+        if self.page().hide().is_err() {
+            self.spoiled.store(true, Ordering::Relaxed);
+        }
         call();
     }
 
@@ -199,7 +210,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if let Some(page) = self.page.take() {
+        if let Some(page) = self.page.take().filter(|_| !self.spoiled.load(Ordering::Relaxed)) {
             STATE.with(|state| state.pages.push(page));
         }
     }
@@ -226,6 +237,10 @@ pub(super) fn child() {
     STATE.release();
     STATE.with(|state| {
         (state.list, state.linked) = (None, 0);
+        // The nodes are shared with the parent, and its.
+        let mut pages = state.watches.iter().map(|watch| watch.page()).chain(&state.pages);
+        let renewed = pages.all(|page| page.renew().is_ok());
+        THREAD.word().store(if renewed { ABSENT } else { REFUSED }, Ordering::Relaxed);
         for watch in &state.watches {
             watch.id.store(0, Ordering::Relaxed);
             watch.adopted.store(false, Ordering::Relaxed);
@@ -233,7 +248,6 @@ pub(super) fn child() {
             watch.view.release();
         }
     });
-    THREAD.word().store(ABSENT, Ordering::Relaxed);
 }
 
 /// The thread.
@@ -262,7 +276,7 @@ fn run() {
             until = earliest(until, charge.attend(&mut words, share));
             left -= 1;
         }
-        restless = if words.wait(until) == Slept::Stale { restless + 1 } else { 0 };
+        restless = if words.wait(until) == Slept::Stale { u32::saturating_add(restless, 1) } else { 0 };
         if restless > RESTLESS {
             // Only a peer that does not follow the protocol changes a word that often.
             std::thread::sleep(Duration::from_millis(1));
@@ -316,13 +330,15 @@ impl Charge {
             }
             (self.seen, self.joined, self.dying) = (membership, look.joined, look.dying.clone());
             let mut suspects = look.dying;
-            let apart = share == 0 || share == 1 && !look.living.is_empty();
-            if apart || !look.unanswered.is_empty() {
+            if share < 2 || !look.unanswered.is_empty() {
                 if self.due.passed() {
                     look.unanswered.iter().for_each(|other| suspects.insert(other));
                     self.due = Deadline::now().plus(LOOK)?;
                 }
                 again = earliest(again, Some(self.due));
+            } else if share <= look.living.len() {
+                // Some are watched by others only, who may be stopped.
+                again = earliest(again, Deadline::after(APART));
             }
             if !suspects.is_empty() {
                 repair::repair(view, lease, watch.membership, suspects.iter());
@@ -334,17 +350,14 @@ impl Charge {
                 let after = look.living.partition_point(|&(other, _)| other < id);
                 let circle = look.living[after..].iter().chain(&look.living[..after]);
                 for &(other, life) in circle.take(share - 1) {
-                    words.push(watch.page().word(view.life_offsets(other)[half(id)]), life);
+                    // Which of the two: every other one of those who survive it sleeps on the same.
+                    let half = look.living.iter().filter(|&&(peer, _)| peer < id && peer != other).count() % 2;
+                    words.push(watch.page().word(view.life_offsets(other)[half]), life[half]);
                 }
             }
             again
         })
     }
-}
-
-/// Which of the others' two life words participant `id` sleeps on: so at least two are told of a death, where there are two.
-fn half(id: u16) -> usize {
-    usize::from(id % 2)
 }
 
 /// The other participants, by what their life words say.
@@ -356,7 +369,7 @@ struct Look {
     /// No sentinel answers for them.
     unanswered: Ids,
     /// The others, also those who are about to join, in the order of their ids, with their words.
-    living: Vec<(u16, u32)>,
+    living: Vec<(u16, [u32; 2])>,
 }
 
 impl Look {
@@ -364,17 +377,16 @@ impl Look {
         let none = Ids::default;
         let mut look = Self { joined: none(), dying: none(), unanswered: none(), living: Vec::new() };
         for other in (1..=view.max_participants()).filter(|&other| other != id) {
-            let life = view.life(other)[half(id)].load(Ordering::Acquire);
+            let life = view.life(other).map(|word| word.load(Ordering::Acquire));
             let joined = view.has_joined(other);
             if joined {
                 look.joined.insert(other);
             }
             match life {
                 _ if joined && view.is_dying(other) => look.dying.insert(other),
-                0 if joined => look.unanswered.insert(other),
-                0 => {}
-                // It ended before it had joined.
-                life if life & OWNER_DIED != 0 => {}
+                [0, _] | [_, 0] if joined => look.unanswered.insert(other),
+                // Not there, or not yet; or it ended before it had joined.
+                [a, b] if a == 0 || b == 0 || (a | b) & OWNER_DIED != 0 => {}
                 life => look.living.push((other, life)),
             }
         }

@@ -121,5 +121,5 @@ impl Words {
 pub(crate) fn has_waitv() -> bool {
     // SAFETY: with zero waiters the kernel reads nothing.
     let result = unsafe { libc::syscall(libc::SYS_futex_waitv, ptr::null::<u8>(), 0, 0, ptr::null::<u8>(), 0) };
-    result == -1 && nix::errno::Errno::last() != nix::errno::Errno::ENOSYS
+    result == -1 && nix::errno::Errno::last() == nix::errno::Errno::EINVAL
 }

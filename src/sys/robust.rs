@@ -26,7 +26,11 @@ pub(crate) const OWNER_DIED: u32 = libc::FUTEX_OWNER_DIED;
 /// The kernel is to wake one sleeper when it marks the word.
 const WAITERS: u32 = libc::FUTEX_WAITERS;
 
-/// Both halves of the picture above. A page is never unmapped, only used again: the kernel, walking a list while our other
+/// Both halves of the picture above. The nodes, and the head, lie in memory that is called shared, although no other process has
+/// it: private memory may be taken from a process that is running out of it, or being reaped, before its threads have ended,
+/// and the kernel would find no list. A forked child has to [`renew`](Page::renew) its pages.
+///
+/// A page is never unmapped, only used again: the kernel, walking a list while our other
 /// threads have not been stopped yet, must not fall into a hole and miss the nodes behind it.
 pub(crate) struct Page {
     base: NonNull<u8>,
@@ -70,7 +74,7 @@ impl Page {
         let span = span(words).ok_or(Errno::EINVAL)?;
         let both = NonZeroUsize::new(2 * span).ok_or(Errno::EINVAL)?;
         // SAFETY: a new mapping at an address that the kernel chooses.
-        let base = unsafe { mmap_anonymous(None, both, ACCESS, MapFlags::MAP_PRIVATE)? };
+        let base = unsafe { mmap_anonymous(None, both, ACCESS, MapFlags::MAP_SHARED)? };
         Ok(Self { base: base.cast(), span })
     }
 
@@ -86,12 +90,22 @@ impl Page {
         unsafe { mmap(Some(self.second_half()), length, ACCESS, flags, file, 0) }.map(drop)
     }
 
-    /// Shows zeros again.
-    pub(crate) fn hide(&self) {
-        let length = NonZeroUsize::new(self.span).expect("a page at least");
-        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
-        // SAFETY: as above. A failure, for want of memory, leaves the segment's pages there until the next use.
-        let _ = unsafe { mmap_anonymous(Some(self.second_half()), length, ACCESS, flags) };
+    /// Shows zeros again. After an error the page is not to be used any more.
+    pub(crate) fn hide(&self) -> Result<(), Errno> {
+        self.clear(self.second_half())
+    }
+
+    /// In a fork child: nodes of its own, in no list.
+    pub(crate) fn renew(&self) -> Result<(), Errno> {
+        self.clear(self.base.addr())
+    }
+
+    /// Replaces the half at `from` by zeros. Only a system call.
+    fn clear(&self, from: NonZeroUsize) -> Result<(), Errno> {
+        let length = NonZeroUsize::new(self.span).ok_or(Errno::EINVAL)?;
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
+        // SAFETY: replaces memory of ours, which is only reached through atomics.
+        unsafe { mmap_anonymous(Some(from), length, ACCESS, flags) }.map(drop)
     }
 
     /// The word at `offset` of what is shown, below `words`.
@@ -137,7 +151,11 @@ impl List {
     pub(crate) fn register(words: usize) -> Option<Self> {
         let distance = span(words)? as libc::c_long;
         let first = Node { next: AtomicPtr::default() };
-        let head: &'static Head = Box::leak(Box::new(Head { first, distance, pending: ptr::null_mut() }));
+        let place: NonNull<Head> = Page::reserve(size_of::<Head>()).ok()?.base.cast();
+        // SAFETY: the page is large enough, aligned, ours, and never unmapped.
+        unsafe { place.write(Head { first, distance, pending: ptr::null_mut() }) };
+        // SAFETY: as above, and initialized.
+        let head: &'static Head = unsafe { place.as_ref() };
         head.first.point_to(head.end());
         // SAFETY: the head lives for ever and is an empty list; every later state of it is a list, too.
         let failed = unsafe { libc::syscall(libc::SYS_set_robust_list, ptr::from_ref(head), size_of::<Head>()) };

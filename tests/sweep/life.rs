@@ -167,9 +167,9 @@ pub enum Create {
 impl Create {
     fn create(self, segment: &Segment) -> Result<(), Error> {
         match self {
-            Self::Queue => Queue::<Message>::create(segment, "new", CAPACITY as usize).map(forget),
-            Self::Value => Value::<u64>::create(segment, "new", NEW).map(forget),
-            Self::Lock => Lock::<Message>::create(segment, "new", message(NEW)).map(forget),
+            Self::Queue => Queue::<Message>::create(segment, "new", CAPACITY as usize).map(drop),
+            Self::Value => Value::<u64>::create(segment, "new", NEW).map(drop),
+            Self::Lock => Lock::<Message>::create(segment, "new", message(NEW)).map(drop),
         }
     }
 

@@ -496,6 +496,38 @@ fn close_comes_after_every_send_that_returned() {
     seen.must_have([(true, "message"), (true, "open"), (false, "closed"), (true, "not yet")]);
 }
 
+/// A reader that gives its message back has read it before the slot is written again.
+#[test]
+fn owned_gives_back_after_its_reads() {
+    let seen = Seen::new();
+    let outcomes = seen.clone();
+    explore(None, move || {
+        let memory = Memory::owned(1);
+        memory.ring().push(&Cursor::default(), 1, FENCELESS, &7).unwrap();
+        let (of_reader, of_other, outcomes) = (memory.clone(), memory.clone(), outcomes.clone());
+        let jobs: Vec<Job> = vec![
+            Box::new(move || {
+                let ring = of_reader.ring();
+                if let Ok(claim) = ring.claim_full(&Cursor::default(), 2) {
+                    assert!(matches!(ring.read(&claim), 7 | 8));
+                    ring.give_back(claim);
+                }
+            }),
+            Box::new(move || {
+                let (ring, cursor) = (of_other.ring(), Cursor::default());
+                let taken = ring.pop(&cursor, 3).is_ok();
+                if taken {
+                    ring.push(&Cursor::default(), 3, FENCELESS, &8).unwrap();
+                }
+                outcomes.add(taken);
+            }),
+        ];
+        let check = move || assert_eq!(drain(&memory).len(), 1, "delivered once");
+        (jobs, Box::new(check))
+    });
+    seen.must_have([true, false]);
+}
+
 /// A closed ring has ended for a receiver only when what another one is reading is settled; whoever waits for that is told.
 #[test]
 fn close_waits_for_what_may_come_back() {

@@ -56,7 +56,8 @@ const _: () = assert!(size_of::<Header>() <= DATA_OFFSET && EVENT_OFFSET == 8);
 ///
 /// One holder at a time, among all threads of all processes. *Blocking:* whoever does not get it spins for some
 /// microseconds, then sleeps. There is no queue: a newcomer may be faster than a sleeper that was woken. *A crash* of the
-/// holder, or a panic of its thread, hands the lock to the next one together with the news ([`LockError::OwnerDied`]), since the data may be in the
+/// holder, or a panic of its thread, hands the lock to the next one together with the news
+/// ([`LockError::OwnerDied`]), since the data may be in the
 /// middle of a change. Not recursive: locking twice in one thread waits for ever.
 ///
 /// `T` is any [`Pod`] type, and lies in the segment; `Lock<()>`, the default, protects what you say it does, such as an

@@ -239,6 +239,7 @@ impl<T: Pod> Queue<T> {
         }
     }
 
+    /// Out of line, so that the look at the roles stays out of every receive.
     #[cold]
     fn released_at_the_end(&self) {
         if self.channel.is_closing() || self.channel.nobody_left(Side::Sender).is_some() {
@@ -455,9 +456,8 @@ impl<T: Pod> Sender<T> {
     pub fn try_reserve(&self) -> Result<Reservation<'_, T>, TrySendError<()>> {
         let owner = self.owner()?;
         let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
-        let token = channel.attached().token();
         match ring.reserve(cursor, owner, channel.mode()) {
-            Ok(claim) => Ok(Reservation::new(&self.end.queue, claim, token)),
+            Ok(claim) => Ok(Reservation::new(&self.end.queue, claim)),
             Err(refused) => Err(self.refusal(refused)),
         }
     }
@@ -660,8 +660,7 @@ impl<T: Pod> Receiver<T> {
     /// # Errors
     /// As for [`Receiver::try_recv`].
     pub fn try_recv_guard(&self) -> Result<RecvGuard<'_, T>, TryRecvError> {
-        let token = self.end.queue.channel.attached().token();
-        Ok(RecvGuard::new(&self.end, self.claim()?, token))
+        Ok(RecvGuard::new(&self.end, self.claim()?))
     }
 
     /// Receives a message, waiting for one as long as it takes, and reads it in place. It counts as received when the guard

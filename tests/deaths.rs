@@ -7,7 +7,7 @@ use std::thread;
 
 use gimmal::process::{self, Child, Context, Entry, Outcome};
 use gimmal::{Change, Departure, Lock, LockError, Pipe, RecvTimeoutError, Segment, Timeout, Value, Watcher};
-use support::{LONG, die_with_parent, join_well, kill_and_reap, resume, stop};
+use support::{LONG, die_with_parent, join_well, kill_and_reap, resume, stop, until_asleep};
 
 const ENTRIES: [Entry; 2] = gimmal::entries![attend, hold_everything];
 
@@ -168,6 +168,8 @@ fn a_death_is_told_while_another_participant_is_stopped() {
     let mut bystanders: Vec<_> = (0..3).map(|_| start("attend", &segment)).collect();
     let mut watcher = segment.watch();
     (0..3).for_each(|_| assert!(matches!(next(&mut watcher), Change::Joined(_))));
+    // Behind the moment in which they join, which keeps others from joining.
+    bystanders.iter_mut().for_each(until_asleep);
     bystanders.iter().for_each(|child| assert!(stop(child)));
     killed_while_others_wait(&segment);
     bystanders.iter().for_each(resume);

@@ -13,7 +13,7 @@ use gimmal::{
 };
 use support::{
     Claim, Huge, LONG, Message, Scratch, Slots, assert_alone, die_with_parent, failed, join, join_well, kill_and_reap,
-    resume, stop, until, until_asleep,
+    resume, say_ready, stop, until, until_asleep, until_ready,
 };
 
 const ENTRIES: [Entry; 26] = gimmal::entries![
@@ -62,20 +62,6 @@ fn scratch(case: &str) -> Scratch {
     let scratch = Scratch::small(case);
     Value::<u32>::create(&scratch, "ready", 0).unwrap();
     scratch
-}
-
-fn say_ready(segment: &Segment) -> Result<(), Error> {
-    let ready = Value::<u32>::open(segment, "ready")?;
-    ready.fetch_add(1, Release);
-    ready.notify_all();
-    Ok(())
-}
-
-#[track_caller]
-fn until_ready(segment: &Segment, count: u32) {
-    let ready = Value::<u32>::open(segment, "ready").unwrap();
-    let waited = ready.wait_while_timeout(LONG, |ready| ready < count);
-    assert!(waited.is_ok(), "only {} of {count} come to the point", ready.load(Relaxed));
 }
 
 /// Waits until `children` have said that they are ready and gone to sleep.

@@ -20,7 +20,8 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, gettid};
 use support::{
-    Claim, LONG, Scratch, Slots, die_with_parent, failed, join_well, kill_and_reap, resume, stop, until, until_asleep,
+    Claim, LONG, Scratch, Slots, die_with_parent, failed, join_well, kill_and_reap, resume, say_ready, stop, until,
+    until_asleep, until_ready,
 };
 
 const ENTRIES: [Entry; 10] = gimmal::entries![
@@ -59,19 +60,6 @@ fn scratch(case: &str) -> Scratch {
     Value::<u64>::create(&scratch, "got", 0).unwrap();
     Value::<i32>::create(&scratch, "thread", 0).unwrap();
     scratch
-}
-
-fn say_ready(segment: &Segment) -> Result<(), Error> {
-    let ready = Value::<u32>::open(segment, "ready")?;
-    ready.fetch_add(1, Release);
-    ready.notify_all();
-    Ok(())
-}
-
-#[track_caller]
-fn until_ready(segment: &Segment, count: u32) {
-    let ready = Value::<u32>::open(segment, "ready").unwrap();
-    assert!(ready.wait_while_timeout(LONG, |ready| ready < count).is_ok(), "it does not come to the point");
 }
 
 fn go(segment: &Segment) {

@@ -23,9 +23,11 @@ struct Held<'a, T: Pod> {
 }
 
 impl<'a, T: Pod> Held<'a, T> {
-    fn new(queue: &'a Queue<T>, claim: Claim, token: Token) -> Self {
-        queue.channel.attached().keeps_claims();
-        Self { queue, claim: Some(claim), token }
+    /// The claim has just been made, so we are somebody.
+    fn new(queue: &'a Queue<T>, claim: Claim) -> Self {
+        let attached = queue.channel.attached();
+        attached.keeps_claims();
+        Self { queue, claim: Some(claim), token: attached.token() }
     }
 
     fn place(&self) -> NonNull<T> {
@@ -54,8 +56,8 @@ pub struct Reservation<'a, T: Pod> {
 }
 
 impl<'a, T: Pod> Reservation<'a, T> {
-    pub(super) fn new(queue: &'a Queue<T>, claim: Claim, token: Token) -> Self {
-        Self { held: Held::new(queue, claim, token) }
+    pub(super) fn new(queue: &'a Queue<T>, claim: Claim) -> Self {
+        Self { held: Held::new(queue, claim) }
     }
 
     /// Sends the message. Wait-free, no system call unless a receiver sleeps.
@@ -110,9 +112,9 @@ pub struct RecvGuard<'a, T: Pod> {
 }
 
 impl<'a, T: Pod> RecvGuard<'a, T> {
-    pub(super) fn new(end: &'a Endpoint<T>, claim: Claim, token: Token) -> Self {
+    pub(super) fn new(end: &'a Endpoint<T>, claim: Claim) -> Self {
         end.guards.fetch_add(1, Ordering::Relaxed);
-        Self { held: Held::new(&end.queue, claim, token), end }
+        Self { held: Held::new(&end.queue, claim), end }
     }
 
     /// Leaves the message to another receiver, which gets it before newer ones; perhaps to this one, if it asks first.

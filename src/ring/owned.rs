@@ -406,15 +406,9 @@ impl Words {
     /// Claims the oldest message that is there.
     #[inline]
     pub(crate) fn claim_full(&self, cursor: &Cursor, owner: u16) -> Result<Claim, Empty> {
-        for _ in 0..ORPHAN_TRIES {
-            // Acquire: pairs with `announce_orphans`, so that the ORPHAN words are there to be found.
-            let repairs = self.header().control.repairs.load(Ordering::Acquire);
-            if repairs != cursor.repairs.load(Ordering::Relaxed) {
-                if let Some(claim) = self.claim_orphan(owner)? {
-                    return Ok(claim);
-                }
-                cursor.repairs.store(repairs, Ordering::Relaxed);
-            }
+        // Acquire: pairs with `announce_orphans`, so that the ORPHAN words are there to be found.
+        let repairs = self.header().control.repairs.load(Ordering::Acquire);
+        if repairs == cursor.repairs.load(Ordering::Relaxed) {
             // AcqRel: Acquires the commit; Releases what we did before, so that whoever sees the message taken sees the commit
             // of one before it that we had passed over, and does not say Empty.
             let position = cursor.next.load(Ordering::Relaxed);
@@ -427,9 +421,25 @@ impl Words {
                     return Ok(Claim { position });
                 }
             }
-            let claim = self.claim_full_walking(cursor, owner, position);
-            // What was given back behind us meanwhile was there all the time.
-            if claim.is_ok() || self.header().control.repairs.load(Ordering::Acquire) == repairs {
+        }
+        self.claim_full_looking_back(cursor, owner, repairs)
+    }
+
+    /// Takes ORPHANs first, those older than our position, then walks on from there.
+    #[inline(never)]
+    fn claim_full_looking_back(&self, cursor: &Cursor, owner: u16, mut repairs: u64) -> Result<Claim, Empty> {
+        for _ in 0..ORPHAN_TRIES {
+            if repairs != cursor.repairs.load(Ordering::Relaxed) {
+                if let Some(claim) = self.claim_orphan(owner)? {
+                    return Ok(claim);
+                }
+                cursor.repairs.store(repairs, Ordering::Relaxed);
+            }
+            let claim = self.claim_full_walking(cursor, owner, cursor.next.load(Ordering::Relaxed));
+            let before = repairs;
+            // Acquire: as above. What was given back behind us meanwhile was there all the time.
+            repairs = self.header().control.repairs.load(Ordering::Acquire);
+            if claim.is_ok() || repairs == before {
                 return claim;
             }
         }

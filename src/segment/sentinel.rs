@@ -34,7 +34,7 @@ use crate::sys::robust::{List, OWNER_DIED, Page};
 use crate::sys::thread;
 
 /// The environment variable that turns sentinels off: `off`, `0`, `no` or `false`.
-pub(super) const VARIABLE: &str = "GIMMAL_SENTINEL";
+const VARIABLE: &str = "GIMMAL_SENTINEL";
 /// Up to where life words lie in a segment.
 const WORDS: usize = size_of::<SegmentHeader>() + (MAX_PARTICIPANTS as usize + 1) * LIFE_BYTES;
 /// The first pause before asking again for the lease of somebody who is ending.
@@ -72,8 +72,7 @@ struct State {
 
 /// One segment, as the sentinel sees it.
 pub(super) struct Watch {
-    /// `None` only while this is being dropped.
-    page: Option<Page>,
+    page: Page,
     membership: &'static Membership,
     /// Our participant id while we are attached, else 0.
     id: AtomicU16,
@@ -129,20 +128,16 @@ impl Watch {
             None => Page::reserve(WORDS).ok()?,
         };
         let watch = Self {
-            page: Some(page),
+            page,
             membership,
             id: AtomicU16::new(0),
             adopted: AtomicBool::new(false),
             spoiled: AtomicBool::new(false),
             view: Spin::new(None),
         };
-        let shown = watch.page().show(file, view.geometry().size as usize).is_ok();
+        let shown = watch.page.show(file, view.geometry().size as usize).is_ok();
         watch.spoiled.store(!shown, Ordering::Relaxed);
         shown.then(|| Arc::new(watch))
-    }
-
-    fn page(&self) -> &Page {
-        self.page.as_ref().expect("dropped last")
     }
 
     /// The sentinel answers for participant `id` from now on. To be called before anybody can take us for attached.
@@ -151,7 +146,7 @@ impl Watch {
         let is_running = running();
         STATE.with(|state| {
             if let (true, Some(list), 0..MOST_LINKED) = (is_running, &state.list, state.linked) {
-                view.life_offsets(id).iter().for_each(|&offset| list.link(self.page(), offset));
+                view.life_offsets(id).iter().for_each(|&offset| list.link(&self.page, offset));
                 state.linked += 1;
                 self.id.store(id, Ordering::Relaxed);
             }
@@ -187,7 +182,7 @@ impl Watch {
         let id = self.id.swap(0, Ordering::Relaxed);
         STATE.with(|state| {
             if let (Some(list), 1..) = (&state.list, id) {
-                view.life_offsets(id).iter().for_each(|&offset| list.unlink(self.page(), offset));
+                view.life_offsets(id).iter().for_each(|&offset| list.unlink(&self.page, offset));
                 state.linked -= 1;
             }
         });
@@ -196,7 +191,7 @@ impl Watch {
     /// Nothing more will come of us.
     pub(super) fn end(&self, view: &View) {
         self.unlink(view);
-        if self.page().hide().is_err() {
+        if self.page.hide().is_err() {
             self.spoiled.store(true, Ordering::Relaxed);
         }
         call();
@@ -210,8 +205,8 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if let Some(page) = self.page.take().filter(|_| !self.spoiled.load(Ordering::Relaxed)) {
-            STATE.with(|state| state.pages.push(page));
+        if !self.spoiled.load(Ordering::Relaxed) {
+            STATE.with(|state| state.pages.push(self.page));
         }
     }
 }
@@ -238,7 +233,7 @@ pub(super) fn child() {
     STATE.with(|state| {
         (state.list, state.linked) = (None, 0);
         // The nodes are shared with the parent, and its.
-        let mut pages = state.watches.iter().map(|watch| watch.page()).chain(&state.pages);
+        let mut pages = state.watches.iter().map(|watch| &watch.page).chain(&state.pages);
         let renewed = pages.all(|page| page.renew().is_ok());
         THREAD.word().store(if renewed { ABSENT } else { REFUSED }, Ordering::Relaxed);
         for watch in &state.watches {
@@ -344,7 +339,7 @@ impl Charge {
                 repair::repair(view, lease, watch.membership, suspects.iter());
             }
             if share > 0 {
-                let word = watch.page().word(offset_of!(SegmentHeader, membership));
+                let word = watch.page.word(offset_of!(SegmentHeader, membership));
                 words.push(word, membership);
                 // Those who follow us in the circle.
                 let after = look.living.partition_point(|&(other, _)| other < id);
@@ -352,7 +347,7 @@ impl Charge {
                 for &(other, life) in circle.take(share - 1) {
                     // Which of the two: every other one of those who survive it sleeps on the same.
                     let half = look.living.iter().filter(|&&(peer, _)| peer < id && peer != other).count() % 2;
-                    words.push(watch.page().word(view.life_offsets(other)[half]), life[half]);
+                    words.push(watch.page.word(view.life_offsets(other)[half]), life[half]);
                 }
             }
             again

@@ -32,6 +32,7 @@ const WAITERS: u32 = libc::FUTEX_WAITERS;
 ///
 /// A page is never unmapped, only used again: the kernel, walking a list while our other
 /// threads have not been stopped yet, must not fall into a hole and miss the nodes behind it.
+#[derive(Clone, Copy)]
 pub(crate) struct Page {
     base: NonNull<u8>,
     span: usize,

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::time::Duration;
 
 use gimmal::process::{Child, Process};
-use gimmal::{Error, Pod, Segment, SegmentOptions};
+use gimmal::{Error, Pod, Segment, SegmentOptions, Value};
 use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
@@ -139,6 +139,22 @@ fn state_of(stat: &std::path::Path) -> Option<char> {
 /// The state of a thread of this process, as `ps` shows it.
 pub fn state_of_thread(id: i32) -> Option<char> {
     state_of(std::path::Path::new(&format!("/proc/self/task/{id}/stat")))
+}
+
+/// Says that this process has come to the point, in the segment's counter `ready`.
+pub fn say_ready(segment: &Segment) -> Result<(), Error> {
+    let ready = Value::<u32>::open(segment, "ready")?;
+    ready.fetch_add(1, Ordering::Release);
+    ready.notify_all();
+    Ok(())
+}
+
+/// Waits until that many have.
+#[track_caller]
+pub fn until_ready(segment: &Segment, count: u32) {
+    let ready = Value::<u32>::open(segment, "ready").unwrap();
+    let waited = ready.wait_while_timeout(LONG, |ready| ready < count);
+    assert!(waited.is_ok(), "only {} of {count} come to the point", ready.load(Ordering::Relaxed));
 }
 
 /// Waits until a process has gone to sleep. What it waits for must be sure to come, else this is a hang.

@@ -16,13 +16,13 @@ use crate::primitive::{AtomicU32, AtomicU64, FutexWord};
 /// First bytes of every segment.
 pub(crate) const MAGIC: [u8; 8] = *b"gimmal\x1a\n";
 /// Layout version; a process refuses any other.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 /// What a peer must share to read our integers: pointer width, byte order, spacing of contended lines.
 pub(crate) const TARGET: u32 =
     (usize::BITS) | if cfg!(target_endian = "big") { 0x100 } else { 0x200 } | (LINE as u32) << 16;
 /// Spacing that keeps two writers off each other's cache lines, adjacent-line prefetch included.
 pub(crate) const LINE: usize = 128;
-/// Highest participant id; 0 is nobody. The id field of a slot word has 12 bits.
+/// Highest participant id; 0 is nobody. The owner field of a slot word has 9 bits.
 pub(crate) const MAX_PARTICIPANTS: u16 = 511;
 /// Highest number of directory entries.
 pub(crate) const MAX_OBJECTS: u32 = 1 << 16;
@@ -209,50 +209,50 @@ const _: () = {
     assert!(align_of::<Entry>() == 8);
 };
 
-/// The state of an MPMC slot, with the lap it belongs to and its owner: one word, so that a claim and the claimant's
-/// name are one instruction.
+/// The state of an MPMC slot, with the lap it belongs to, the length of its run and its owner: one word, so that a claim and
+/// the claimant's name are one instruction.
 ///
 /// ```text
-/// lap:48 | state:4 | owner:12
+/// round:52 | state:3 | owner:9
 ///
-/// FREE ──claim──▶ WRITING(owner) ──commit──▶ FULL ──claim──▶ READING(owner) ──release──▶ FREE (lap+1)
-///                      │ abort, or owner dead                     │ owner dead
+/// FREE ──claim──▶ WRITING(owner) ──commit──▶ FULL ──claim──▶ READING(owner) ──release──▶ FREE (next lap)
+///                      │ abort, or owner dead                     │ owner dead        (of a run: by way of DONE(owner))
 ///                      ▼                                          ▼
-///                 FREE (lap+1)                                 ORPHAN ──claim──▶ READING(owner)
+///                 FREE (next lap)                              ORPHAN ──claim──▶ READING(owner)
 /// ```
 ///
-/// Laps wrap after 2^48. A claim could only go wrong if an end slept while the ring went round exactly that often: months
-/// for a ring of one slot at full speed, and longer in proportion for larger ones.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// `round` is the slot's position, except that the bits of its index, which is known, tell how many more slots belong to its
+/// run. A ring makes and reads it, since it knows how many bits that is.
+///
+/// Positions wrap after 2^52 here. A claim could only go wrong if an end slept while exactly that many messages went through
+/// the ring: more than a year at full speed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SlotWord(pub(crate) u64);
 
 /// States of a [`SlotWord`]. FREE is 0, so that fresh memory is a ring of free slots in lap 0.
 pub(crate) mod state {
     pub(crate) const FREE: u64 = 0;
-    pub(crate) const WRITING: u64 = 1 << 12;
-    pub(crate) const FULL: u64 = 2 << 12;
-    pub(crate) const READING: u64 = 3 << 12;
-    pub(crate) const ORPHAN: u64 = 4 << 12;
-    pub(super) const MASK: u64 = 0xf << 12;
+    pub(crate) const WRITING: u64 = 1 << 9;
+    pub(crate) const FULL: u64 = 2 << 9;
+    pub(crate) const READING: u64 = 3 << 9;
+    pub(crate) const ORPHAN: u64 = 4 << 9;
+    /// A run that was received and is being given back to the senders.
+    pub(crate) const DONE: u64 = 5 << 9;
+    pub(super) const MASK: u64 = 7 << 9;
 }
 
-const LAP_SHIFT: u32 = 16;
+/// Where `round` begins in a [`SlotWord`].
+pub(crate) const ROUND_SHIFT: u32 = 12;
 
 impl SlotWord {
     #[inline(always)]
-    pub(crate) fn new(lap: u64, state: u64, owner: u16) -> Self {
-        Self(lap << LAP_SHIFT | state | u64::from(owner))
+    pub(crate) fn new(round: u64, state: u64, owner: u16) -> Self {
+        Self(round << ROUND_SHIFT | state | u64::from(owner))
     }
 
     #[inline(always)]
-    pub(crate) fn lap(self) -> u64 {
-        self.0 >> LAP_SHIFT
-    }
-
-    /// How many laps the slot is ahead of `lap`, of which only the low 48 bits count; negative: behind.
-    #[inline(always)]
-    pub(crate) fn ahead_of(self, lap: u64) -> i64 {
-        (self.lap().wrapping_sub(lap) << LAP_SHIFT) as i64 >> LAP_SHIFT
+    pub(crate) fn round(self) -> u64 {
+        self.0 >> ROUND_SHIFT
     }
 
     #[inline(always)]
@@ -262,6 +262,6 @@ impl SlotWord {
 
     #[inline(always)]
     pub(crate) fn owner(self) -> u16 {
-        (self.0 & 0xfff) as u16
+        (self.0 & 0x1ff) as u16
     }
 }

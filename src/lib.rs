@@ -96,6 +96,7 @@ mod deadline;
 #[cfg(not(loom))]
 mod error;
 mod event;
+mod ids;
 mod layout;
 #[cfg(not(loom))]
 mod lock;

@@ -24,9 +24,9 @@ use bytemuck::Pod;
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::event::{Event, Surroundings};
+use crate::ids::Ids;
 use crate::object::{ElementType, Kind, Object, Shape};
 use crate::primitive::{AtomicU64, Ordering};
-use crate::ring::owned::Ids;
 use crate::segment::view::View;
 use crate::segment::{Attached, Segment, Token, Wanted};
 

@@ -20,7 +20,7 @@ use crate::layout::ENTRY_DISCONNECT;
 use crate::object::{ElementType, Kind, Object, Shape};
 use crate::primitive::Ordering;
 use crate::primitive::private::AtomicUsize;
-use crate::ring::owned::{Claim, Cursor, Owned, Refused};
+use crate::ring::owned::{Claim, Cursor, Owned, Refused, Run};
 use crate::ring::{self, Element};
 use crate::segment::{Attached, Segment, Side, Wanted};
 
@@ -354,6 +354,13 @@ impl<T: Pod> Sender<T> {
         ring.push(cursor, owner, channel.mode(), value).map_err(|refused| self.refusal(refused))
     }
 
+    /// As `push`, as many of `values` as there is room for in one run.
+    fn push_run(&self, values: &[T]) -> Result<usize, TrySendError<()>> {
+        let owner = self.owner()?;
+        let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
+        ring.push_run(cursor, owner, channel.mode(), values).map_err(|refused| self.refusal(refused))
+    }
+
     /// Who we are, unless there is nobody to send to.
     #[inline]
     fn owner(&self) -> Result<u16, TrySendError<()>> {
@@ -493,20 +500,24 @@ impl<T: Pod> Sender<T> {
         self.until(Deadline::after(timeout), || self.try_reserve())
     }
 
-    /// Sends as many of `values` as there is room for now, in order, and says how many. Other senders' messages may come
-    /// between them. Wakes receivers once for all.
+    /// Sends as many of `values` as there is room for now, in order, and says how many. They go in runs of up to 64, each of
+    /// which arrives at once; other senders' messages may come between two of them. Wakes receivers once for all.
     ///
     /// # Errors
     /// Only if not even one could be sent, and not for want of room: that is `Ok(0)`.
     pub fn try_send_slice(&self, values: &[T]) -> Result<usize, SendError<()>> {
         let mut sent = 0;
-        let mut reason = None;
-        while let (Some(value), None) = (values.get(sent), reason) {
-            match self.push(value) {
-                Ok(()) => sent += 1,
-                Err(e) => reason = Some(e),
+        let reason = loop {
+            let pushed = match &values[sent..] {
+                [] => break None,
+                [value] => self.push(value).map(|()| 1),
+                values => self.push_run(&values[..values.len().min(BATCH)]),
+            };
+            match pushed {
+                Ok(more) => sent += more,
+                Err(reason) => break Some(reason),
             }
-        }
+        };
         if sent > 0 {
             self.end.queue.channel.committed(sent);
             return Ok(sent);
@@ -586,18 +597,23 @@ impl<T: Pod> Receiver<T> {
     /// Claims the oldest message that is there.
     #[inline]
     fn claim(&self) -> Result<Claim, TryRecvError> {
-        let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
-        let owner = channel.attached().id();
-        if owner == 0 {
-            return Err(TryRecvError::Detached);
+        let owner = self.owner()?;
+        let Endpoint { queue: Queue { ring, .. }, cursor, .. } = &self.end;
+        ring.claim_full(cursor, owner).or_else(|_| self.claim_or_reason(owner, 1).map(Run::claim))
+    }
+
+    #[inline]
+    fn owner(&self) -> Result<u16, TryRecvError> {
+        match self.end.queue.channel.attached().id() {
+            0 => Err(TryRecvError::Detached),
+            owner => Ok(owner),
         }
-        ring.claim_full(cursor, owner).or_else(|_| self.claim_or_reason(owner))
     }
 
     /// Why there is nothing. `Closed` and `Disconnected` must be true *before* the decisive look at the ring, and nothing may
     /// be in the hands of another receiver that could still die or give it back.
     #[cold]
-    fn claim_or_reason(&self, owner: u16) -> Result<Claim, TryRecvError> {
+    fn claim_or_reason(&self, owner: u16, most: usize) -> Result<Run, TryRecvError> {
         let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
         let closed = channel.is_closed();
         let alone = if channel.disconnects() { channel.nobody_left(Side::Sender) } else { None };
@@ -611,7 +627,7 @@ impl<T: Pod> Receiver<T> {
                 return Err(TryRecvError::Empty);
             }
         };
-        ring.claim_full(cursor, owner).map_err(|_| {
+        ring.claim_full_run(cursor, owner, most).map_err(|_| {
             let ours = self.end.guards.load(Ordering::Relaxed);
             if ring.is_unsettled(owner, ours) { TryRecvError::Empty } else { reason }
         })
@@ -707,25 +723,23 @@ impl<T: Pod> Receiver<T> {
         }
         // Room first: a message that was taken must have a place to go, whatever the allocator does.
         buffer.reserve(most);
-        let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
-        let owner = channel.attached().id();
-        if owner == 0 {
-            return Err(TryRecvError::Detached);
-        }
+        let owner = self.owner()?;
+        let Endpoint { queue: Queue { ring, .. }, cursor, .. } = &self.end;
         // Read first, release at the end: until then all of them would go to somebody else if we died.
-        let mut claims = [const { None }; BATCH];
-        let mut received = 0;
+        let mut runs = [const { None }; BATCH];
+        let (mut received, mut taken) = (0, 0);
         while received < most {
-            let claim = match ring.claim_full(cursor, owner) {
-                Ok(claim) => claim,
+            let run = match ring.claim_full_run(cursor, owner, most - received) {
+                Ok(run) => run,
                 Err(_) if received > 0 => break,
-                Err(_) => self.claim_or_reason(owner)?,
+                Err(_) => self.claim_or_reason(owner, most)?,
             };
-            buffer.push(ring.read(&claim));
-            claims[received] = Some(claim);
-            received += 1;
+            buffer.extend(ring.read_run(&run));
+            received += run.len();
+            runs[taken] = Some(run);
+            taken += 1;
         }
-        claims.into_iter().flatten().for_each(|claim| ring.release(claim));
+        runs.into_iter().take(taken).flatten().for_each(|run| ring.release_run(run));
         self.end.queue.released(received);
         Ok(received)
     }

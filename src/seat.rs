@@ -12,9 +12,9 @@
 //! to come. Take is a CAS; the other steps are the owner's, or, after its death, its repairer's.
 
 use crate::error::Departure;
+use crate::ids::Ids;
 use crate::primitive::{AtomicU64, Ordering};
 use crate::ring::Roles;
-use crate::ring::owned::Ids;
 use crate::segment::Side;
 use crate::segment::repair::role_words;
 

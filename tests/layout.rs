@@ -87,10 +87,14 @@ const SENDERS: usize = 640;
 const RECEIVERS: usize = 704;
 const SLOTS: usize = 768;
 
-/// Bits 12 to 15 of an MPMC slot's word; the lap is above, the owner below.
+/// Bits 9 to 11 of an MPMC slot's word; above is the position, with the length of the slot's run in place of its index, below
+/// the owner.
 const FREE: u64 = 0;
-const FULL: u64 = 2 << 12;
-const LAP: u64 = 1 << 16;
+const FULL: u64 = 2 << 9;
+/// The next lap of a ring of 4 slots.
+const LAP: u64 = 4 << 12;
+/// Further slots of a run.
+const RUN: u64 = 1 << 12;
 
 /// Bits 12 to 15 of a seat's or a lock's word; the process id is above bit 32, the owner below.
 const HELD: u64 = 1 << 12;
@@ -157,7 +161,7 @@ fn golden(flags: u32, pid: u32) -> Vec<u8> {
 
     // --- header ---
     g.bytes(0, b"gimmal\x1a\n");
-    g.u32(8, 2); // version of the layout
+    g.u32(8, 3); // version of the layout
     g.u32(12, 64 | 0x200 | 128 << 16); // bits of a pointer, little-endian, bytes of a line
     g.u64(16, SIZE as u64);
     g.u32(24, flags); // 1: persistent, 2: unnamed
@@ -184,15 +188,13 @@ fn golden(flags: u32, pid: u32) -> Vec<u8> {
     g.entry(6, "lock", [7, 0], [LOCK, ONE_WAY], 1, "[u8; 5]", [5, 1, 0, 0]);
     g.entry(7, "one-way", [3, 3], [ONE_WAY, END], 1, "u64", [8, 8, 0, 0]);
 
-    // --- jobs: three sent, the first received; slots of 16 bytes ---
+    // --- jobs: three sent as one run, the first received; slots of 16 bytes; the hints move on once in a lap ---
     g.u32(JOBS + ARRIVALS, 2);
-    g.u64(JOBS + TAIL, 1); // a hint, moved on once in a lap
-    g.u64(JOBS + HEAD, 1);
     g.u64(JOBS + SENDERS, 0b11); // somebody was here, participant 1 is
     g.u64(JOBS + RECEIVERS, 0b11);
     g.u64(JOBS + SLOTS, LAP | FREE);
     g.u32(JOBS + SLOTS + 8, 11); // nobody wipes what was received
-    g.u64(JOBS + SLOTS + 16, FULL);
+    g.u64(JOBS + SLOTS + 16, RUN | FULL);
     g.u32(JOBS + SLOTS + 24, 12);
     g.u64(JOBS + SLOTS + 32, FULL);
     g.u32(JOBS + SLOTS + 40, 13);
@@ -372,9 +374,9 @@ fn what_is_written_down_is_a_segment_with_everything_in_it() {
 #[test]
 fn the_states_of_the_dead_are_read_as_they_are_written_down() {
     const GONE: u32 = 0x7fff_fff0;
-    const WRITING: u64 = 1 << 12;
-    const READING: u64 = 3 << 12;
-    const ORPHAN: u64 = 4 << 12;
+    const WRITING: u64 = 1 << 9;
+    const READING: u64 = 3 << 9;
+    const ORPHAN: u64 = 4 << 9;
     const SEAT_DIED: u64 = 3 << 12;
     const LOCK_DIED: u64 = 2 << 12;
     const REPAIRS: usize = 8;

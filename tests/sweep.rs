@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 use drive::{Budget, Tally, sweep};
 use life::{Create, Life, Naming, Repair, Told};
 use nix::libc;
-use queues::{CLOSED, EMPTY, FAR, FULL, MIDDLE, WRAP};
+use queues::{CLOSED, EMPTY, FAR, FULL, MIDDLE, RUN, WRAP};
 use scene::Scene;
 use values::{LockScene, Locking};
 use wake::{Wake, WakeLock};
@@ -68,7 +68,7 @@ fn row<S: Scene + 'static>(operation: &'static str, state: &'static str, scene: 
 
 fn table() -> Vec<Row> {
     let mut rows = Vec::new();
-    for state in [EMPTY, MIDDLE, WRAP, FULL, FAR, CLOSED] {
+    for state in [EMPTY, MIDDLE, WRAP, FULL, FAR, CLOSED, RUN] {
         rows.push(row("queue send", state.name, queues::send(state)));
         rows.push(row("queue receive", state.name, queues::receive(state)));
         rows.push(row("queue send_slice", state.name, queues::send_slice(state)));
@@ -78,6 +78,7 @@ fn table() -> Vec<Row> {
         rows.push(row("queue recv_guard", state.name, queues::receive_in_place(state)));
         rows.push(row("queue recv_guard given back", state.name, queues::give_back(state)));
     }
+    rows.push(row("queue recv_many", "a part of a run", queues::receive_part()));
     for state in [EMPTY, MIDDLE, FULL] {
         rows.push(row("queue close", state.name, queues::close(state)));
     }

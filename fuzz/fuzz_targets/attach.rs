@@ -62,7 +62,7 @@ enum Edit {
     Slot {
         object: u8,
         index: u8,
-        lap: Number,
+        round: Number,
         state: u8,
         owner: u8,
     },
@@ -257,9 +257,9 @@ fn write(edit: &Edit, valid: &Valid, file: &File) {
                 half => put(entry + usize::from(half - 24) * 4, &(value.get() as u32).to_le_bytes()),
             }
         }
-        Edit::Slot { object: which, index, lap, state, owner } => {
+        Edit::Slot { object: which, index, round, state, owner } => {
             let (offset, stride) = object(which);
-            let word = lap.get() << 32 | u64::from(state % 6) << 12 | u64::from(owner % 6);
+            let word = round.get() << 12 | u64::from(state % 8) << 9 | u64::from(owner % 6);
             put(offset + 768 + usize::from(index % 16) * stride, &word.to_le_bytes());
         }
         Edit::Head { object: which, word, value } => {

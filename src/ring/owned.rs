@@ -16,11 +16,20 @@
 //! the range it passed once more. No slot of that range can *become* WRITING in the same lap, so an equal count means
 //! that every one of them was still WRITING after the decisive look: the order stays linearizable, and so does Empty.
 //!
+//! A *run* of slots is claimed by one CAS on its first word, which then also says how long the run is. A sender does so after it
+//! has seen all of them FREE in their lap: they stay so while nobody has claimed the first, since claims are contiguous. The
+//! other words then say nothing that anybody looks at until the first one does: the walks go by whole claims, from the first
+//! slot of one to the first slot of the next. So the sender writes FULL into each of them, with the number of those behind it,
+//! and into the first one last: that commits them all at once. A receiver takes as many from the front as it wants, by a CAS on
+//! the first word; the next one then is the first of what is left. Runs are freed from their end, so that whoever sees the first
+//! slot in the next lap sees the others there, too; a received one is marked DONE before, which is the moment of its receipt.
+//!
 //! *Abort* frees the slot into the next lap, exactly as a release does. Receivers step over it as over any slot that
 //! somebody else has consumed, and senders meet it again one lap later; no state of its own is needed.
 //!
-//! *Repair* of a dead participant: WRITING → aborted, READING → ORPHAN, then `repairs` is bumped. Receivers compare
-//! `repairs` with their own copy and take ORPHANs first, oldest first. Each step is idempotent.
+//! *Repair* of a dead participant: WRITING → aborted, READING → ORPHAN, DONE → FREE in the next lap, then `repairs` is bumped.
+//! Receivers compare `repairs` with their own copy and take ORPHANs first, oldest first. Each step is idempotent. A run is
+//! repaired from its end, the word that names the dead last, and falls into single slots.
 //!
 //! # Orderings
 //!
@@ -33,12 +42,16 @@
 //! Every index is masked with a geometry that was validated once; laps are compared by distance; a walk has a budget,
 //! so that nothing a hostile peer leaves in the words can hold a call or send it outside the slots.
 
+mod survey;
+
 use core::marker::PhantomData;
 use core::mem::{align_of, size_of};
 use core::ptr::NonNull;
 
+#[cfg(not(loom))]
+pub(crate) use self::survey::Swept;
 use super::{Element, Header, Slot};
-use crate::layout::{SlotWord, state};
+use crate::layout::{ROUND_SHIFT, SlotWord, state};
 use crate::primitive::{AtomicU64, FenceMode, Ordering, light_fence, private};
 
 /// Steps a single claim may take beyond four laps, before it gives up as if the ring were full or empty. Walks of
@@ -101,6 +114,28 @@ pub(crate) struct Claim {
     position: u64,
 }
 
+/// Slots in a row that are ours, as one: until they are committed, aborted or released.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Run {
+    position: u64,
+    /// How many more there are than the first.
+    extra: u64,
+    owner: u16,
+}
+
+impl Run {
+    pub(crate) fn len(&self) -> usize {
+        self.extra as usize + 1
+    }
+
+    /// A run of one.
+    pub(crate) fn claim(self) -> Claim {
+        debug_assert!(self.extra == 0);
+        Claim { position: self.position }
+    }
+}
+
 /// Nothing to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Empty {
@@ -117,53 +152,6 @@ pub(crate) enum Refused {
     Closed,
 }
 
-/// A set of participant ids.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Ids([u64; 8]);
-
-impl Ids {
-    pub(crate) fn insert(&mut self, id: u16) {
-        self.0[usize::from(id / 64) % 8] |= 1 << (id % 64);
-    }
-
-    pub(crate) fn contains(&self, id: u16) -> bool {
-        // An id beyond the table is a hostile peer's.
-        id < 512 && self.0[usize::from(id / 64)] & (1 << (id % 64)) != 0
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.iter().all(|&word| word == 0)
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = u16> + '_ {
-        self.0.iter().zip(0..).flat_map(|(&word, at)| {
-            let mut left = word;
-            core::iter::from_fn(move || {
-                let bit = left.trailing_zeros() as u16;
-                left &= left.wrapping_sub(1);
-                (bit < 64).then_some(at * 64 + bit)
-            })
-        })
-    }
-}
-
-impl FromIterator<u16> for Ids {
-    fn from_iter<I: IntoIterator<Item = u16>>(ids: I) -> Self {
-        let mut set = Self::default();
-        ids.into_iter().for_each(|id| set.insert(id));
-        set
-    }
-}
-
-/// What a sweep for dead participants found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Swept {
-    /// Sends that never happened.
-    pub(crate) aborted: u64,
-    /// Receives that never returned; their messages are due again.
-    pub(crate) orphaned: u64,
-}
-
 /// The words of a ring, whatever its element: enough for repair and inspection.
 #[derive(Clone, Copy)]
 pub(crate) struct Words {
@@ -171,7 +159,6 @@ pub(crate) struct Words {
     slots: NonNull<u8>,
     stride: usize,
     mask: u64,
-    shift: u32,
 }
 
 // SAFETY: the words are atomics in memory that every thread may reach; payloads are touched under a claim only.
@@ -180,12 +167,13 @@ unsafe impl Send for Words {}
 unsafe impl Sync for Words {}
 
 /// Where a slot stands relative to the lap its visitor expects.
+#[derive(PartialEq, Eq)]
 enum Relation {
     /// The slot still belongs to an earlier lap.
     Behind,
     /// It belongs to the expected lap.
     Same,
-    /// It is already this many laps further.
+    /// It is already this many slots further: whole laps.
     Ahead(u64),
 }
 
@@ -224,10 +212,10 @@ impl<'a> Walk<'a> {
         further
     }
 
-    /// Moves on from a slot that somebody else has had, `laps` ahead of where we looked.
-    fn step(&mut self, words: &Words, laps: u64) {
+    /// Moves on from a slot that somebody else has had.
+    fn step(&mut self, distance: u64) {
         self.met_rival = true;
-        self.position = words.skip(self.position, laps);
+        self.position = self.position.wrapping_add(distance);
         self.consult();
     }
 }
@@ -238,7 +226,7 @@ impl Words {
     /// for a [`Header`] and to `stride`'s word; `capacity` is a power of two.
     pub(crate) unsafe fn new(header: NonNull<Header>, slots: NonNull<u8>, stride: usize, capacity: u64) -> Self {
         debug_assert!(capacity.is_power_of_two());
-        Self { header, slots, stride, mask: capacity - 1, shift: capacity.trailing_zeros() }
+        Self { header, slots, stride, mask: capacity - 1 }
     }
 
     pub(crate) fn capacity(&self) -> u64 {
@@ -270,25 +258,62 @@ impl Words {
         SlotWord(self.word(position).load(Ordering::Acquire))
     }
 
+    /// What the word of the slot at `position` says.
     #[inline(always)]
-    fn lap(&self, position: u64) -> u64 {
-        position >> self.shift
+    fn at(&self, position: u64, extra: u64, state: u64, owner: u16) -> SlotWord {
+        SlotWord::new(position & !self.mask | extra, state, owner)
+    }
+
+    /// A single slot that is free in the lap of `position`.
+    #[inline(always)]
+    fn free(&self, position: u64) -> SlotWord {
+        self.at(position, 0, state::FREE, 0)
+    }
+
+    /// How many more slots belong to the run that begins with `word`. Fewer than the ring has, whatever it says.
+    #[inline(always)]
+    fn extra(&self, word: SlotWord) -> u64 {
+        word.round() & self.mask
+    }
+
+    /// The same word, for a run of one.
+    #[inline(always)]
+    fn single(&self, word: SlotWord) -> SlotWord {
+        SlotWord(word.0 & !(self.mask << ROUND_SHIFT))
+    }
+
+    /// The position of the slot at `index`, as far as its word has room for it.
+    fn position(&self, word: SlotWord, index: u64) -> u64 {
+        word.round() & !self.mask | index
+    }
+
+    /// How far `word`'s lap is from `position`'s in slots, of which only 52 bits count; negative: behind.
+    #[inline(always)]
+    fn ahead(&self, word: SlotWord, position: u64) -> i64 {
+        let distance = (word.round() & !self.mask).wrapping_sub(position & !self.mask);
+        (distance << ROUND_SHIFT) as i64 >> ROUND_SHIFT
     }
 
     #[inline(always)]
     fn relate(&self, word: SlotWord, position: u64) -> Relation {
-        match word.ahead_of(self.lap(position)) {
+        match self.ahead(word, position) {
             0 => Relation::Same,
             ahead if ahead < 0 => Relation::Behind,
             ahead => Relation::Ahead(ahead as u64),
         }
     }
 
-    /// The next position worth a look when the slot at `position` is `laps` ahead. A slot in lap `l` means that its
-    /// claim of lap `l-1` was made, hence every position up to there was claimed, hence all of lap `l-2` released.
-    fn skip(&self, position: u64, laps: u64) -> u64 {
-        let whole = laps.saturating_sub(2) << self.shift;
-        position.wrapping_add(whole).wrapping_add(1)
+    /// How far it is from a slot in the lap of its position, claimed by a sender at some time, to the next one that was a claim's
+    /// first.
+    #[inline(always)]
+    fn span(&self, word: SlotWord) -> u64 {
+        self.extra(word) + 1
+    }
+
+    /// How far it is to the next position worth a look from a slot that is `ahead`. A slot in lap `l` means that its claim of
+    /// lap `l-1` was made, hence every position up to there was claimed, hence all of lap `l-2` released.
+    fn skip(&self, ahead: u64) -> u64 {
+        ahead.saturating_sub(2 * self.capacity()) + 1
     }
 
     /// How many steps one claim may take.
@@ -300,8 +325,8 @@ impl Words {
     #[inline]
     pub(crate) fn claim_free(&self, cursor: &Cursor, owner: u16) -> Option<Claim> {
         let position = cursor.next.load(Ordering::Relaxed);
-        let free = SlotWord::new(self.lap(position), state::FREE, 0);
-        let taken = SlotWord::new(self.lap(position), state::WRITING, owner);
+        let free = self.free(position);
+        let taken = self.at(position, 0, state::WRITING, owner);
         let word = self.word(position);
         // The common case: the slot after our last one is free.
         if word.load(Ordering::Relaxed) == free.0
@@ -310,34 +335,49 @@ impl Words {
             self.advance(cursor, &self.header().tail, position.wrapping_add(1), position, false);
             return Some(Claim { position });
         }
-        self.claim_free_walking(cursor, owner, position)
+        self.claim_free_run(cursor, owner, 1).map(Run::claim)
     }
 
+    /// Claims the first unclaimed slot for writing, and with it those behind it that are free, `most` in all; `None` when the
+    /// ring is full.
     #[inline(never)]
-    fn claim_free_walking(&self, cursor: &Cursor, owner: u16, position: u64) -> Option<Claim> {
-        let mut walk = Walk::new(position, &self.header().tail);
+    pub(crate) fn claim_free_run(&self, cursor: &Cursor, owner: u16, most: usize) -> Option<Run> {
+        let mut walk = Walk::new(cursor.next.load(Ordering::Relaxed), &self.header().tail);
         for _ in 0..self.budget() {
             let position = walk.position;
             let word = self.load(position);
             match self.relate(word, position) {
                 Relation::Same if word.state() == state::FREE => {
-                    let taken = SlotWord::new(word.lap(), state::WRITING, owner);
-                    // The look has Acquired the release that freed this slot.
+                    let extra = self.count_free(position, most) - 1;
+                    let taken = self.at(position, extra, state::WRITING, owner);
+                    // The looks have Acquired the releases that freed these slots.
                     let claim =
                         self.word(position).compare_exchange(word.0, taken.0, Ordering::Relaxed, Ordering::Relaxed);
                     if claim.is_ok() {
-                        self.advance(cursor, &self.header().tail, position.wrapping_add(1), position, walk.met_rival);
-                        return Some(Claim { position });
+                        let next = position.wrapping_add(extra + 1);
+                        self.advance(cursor, &self.header().tail, next, position, walk.met_rival);
+                        return Some(Run { position, extra, owner });
                     }
                 }
                 // A position that lags by half of all laps looks like a full ring: ask the hint before believing it.
                 Relation::Behind if walk.consult() => {}
                 Relation::Behind => return None,
-                Relation::Same => walk.step(self, 1),
-                Relation::Ahead(laps) => walk.step(self, laps),
+                Relation::Same => walk.step(self.span(word)),
+                Relation::Ahead(ahead) => walk.step(self.skip(ahead)),
             }
         }
         None
+    }
+
+    /// How many slots from `position` on, which is free, are free, but at most `most`. Those behind it stay so until somebody
+    /// claims the first.
+    fn count_free(&self, position: u64, most: usize) -> u64 {
+        let most = self.capacity().min(most as u64).max(1);
+        let is_free = |offset: &u64| {
+            let position = position.wrapping_add(*offset);
+            self.load(position) == self.free(position)
+        };
+        1 + (1..most).take_while(is_free).count() as u64
     }
 
     /// Remembers `next` privately, and now and then in the shared hint.
@@ -345,7 +385,7 @@ impl Words {
     fn advance(&self, cursor: &Cursor, hint: &AtomicU64, next: u64, claimed: u64, met_rival: bool) {
         cursor.next.store(next, Ordering::Relaxed);
         let rivals = if met_rival { RIVALRY } else { cursor.rivals.load(Ordering::Relaxed) };
-        if rivals > 0 || claimed & (HINT_PERIOD.min(self.capacity()) - 1) == 0 {
+        if rivals > 0 || (claimed ^ next) & !(HINT_PERIOD.min(self.capacity()) - 1) != 0 {
             cursor.rivals.store(rivals.saturating_sub(1), Ordering::Relaxed);
             self.bump(hint, next);
         }
@@ -374,25 +414,74 @@ impl Words {
         Ok(claim)
     }
 
+    /// Claims up to `most` slots in a row for writing, unless the ring is closed.
+    pub(crate) fn reserve_run(
+        &self,
+        cursor: &Cursor,
+        owner: u16,
+        mode: FenceMode,
+        most: usize,
+    ) -> Result<Run, Refused> {
+        let Some(run) = self.claim_free_run(cursor, owner, most) else { return Err(Refused::Full) };
+        // As in `reserve`.
+        light_fence(mode);
+        if self.header().control.is_closing() {
+            self.free_run(&run);
+            return Err(Refused::Closed);
+        }
+        Ok(run)
+    }
+
     /// Publishes a written slot.
     #[inline]
     pub(crate) fn commit(&self, claim: Claim) {
-        let full = SlotWord::new(self.lap(claim.position), state::FULL, 0);
+        let full = self.at(claim.position, 0, state::FULL, 0);
         // Release: whoever sees FULL sees the payload. Only the owner leaves WRITING.
         self.word(claim.position).store(full.0, Ordering::Release);
+    }
+
+    /// Publishes all of a written run at once: what comes behind its first slot is not looked at before that is FULL.
+    pub(crate) fn commit_run(&self, run: Run) {
+        for offset in (0..=run.extra).rev() {
+            let position = run.position.wrapping_add(offset);
+            let full = self.at(position, run.extra - offset, state::FULL, 0);
+            // Release: as in `commit`.
+            self.word(position).store(full.0, Ordering::Release);
+        }
     }
 
     /// Gives a slot that was claimed for writing or reading back to the senders, one lap on.
     #[inline]
     pub(crate) fn release(&self, claim: Claim) {
-        let free = SlotWord::new(self.lap(claim.position).wrapping_add(1), state::FREE, 0);
+        let free = self.free(claim.position.wrapping_add(self.capacity()));
         // Release: the next writer of the payload comes after our reads. Only the owner leaves WRITING or READING.
         self.word(claim.position).store(free.0, Ordering::Release);
     }
 
+    /// Gives a run that was read back to the senders. Once it says DONE, all of it was received.
+    pub(crate) fn release_run(&self, run: Run) {
+        if run.extra > 0 {
+            self.mark_done(&run);
+        }
+        self.free_run(&run);
+    }
+
+    pub(crate) fn mark_done(&self, run: &Run) {
+        let done = self.at(run.position, run.extra, state::DONE, run.owner);
+        // Relaxed: for a repairer, who sees everything that we did.
+        self.word(run.position).store(done.0, Ordering::Relaxed);
+    }
+
+    /// Frees a run from its end, so that whoever sees the first slot free does not take the next ones for unclaimed.
+    fn free_run(&self, run: &Run) {
+        for offset in (0..=run.extra).rev() {
+            self.release(Claim { position: run.position.wrapping_add(offset) });
+        }
+    }
+
     /// Leaves a message that was claimed for reading to another receiver, as if we had died.
     pub(crate) fn give_back(&self, claim: Claim) {
-        let orphan = SlotWord::new(self.lap(claim.position), state::ORPHAN, 0);
+        let orphan = self.at(claim.position, 0, state::ORPHAN, 0);
         // Release: the next reader comes after us. Only the owner leaves READING.
         self.word(claim.position).store(orphan.0, Ordering::Release);
         self.announce_orphans();
@@ -409,33 +498,36 @@ impl Words {
         // Acquire: pairs with `announce_orphans`, so that the ORPHAN words are there to be found.
         let repairs = self.header().control.repairs.load(Ordering::Acquire);
         if repairs == cursor.repairs.load(Ordering::Relaxed) {
-            // AcqRel: Acquires the commit; Releases what we did before, so that whoever sees the message taken sees the commit
-            // of one before it that we had passed over, and does not say Empty.
             let position = cursor.next.load(Ordering::Relaxed);
-            let full = SlotWord::new(self.lap(position), state::FULL, 0);
             let word = self.word(position);
-            if word.load(Ordering::Relaxed) == full.0 {
-                let taken = SlotWord::new(self.lap(position), state::READING, owner);
+            let full = SlotWord(word.load(Ordering::Relaxed));
+            if self.single(full) == self.at(position, 0, state::FULL, 0) {
+                let taken = self.at(position, 0, state::READING, owner);
+                // AcqRel: Acquires the commit; Releases what we did before, so that whoever sees the message taken sees the
+                // commit of one before it that we had passed over, and does not say Empty.
                 if word.compare_exchange(full.0, taken.0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                     self.advance(cursor, &self.header().head, position.wrapping_add(1), position, false);
                     return Ok(Claim { position });
                 }
             }
         }
-        self.claim_full_looking_back(cursor, owner, repairs)
+        self.claim_full_run(cursor, owner, 1).map(Run::claim)
     }
 
-    /// Takes ORPHANs first, those older than our position, then walks on from there.
+    /// Claims the oldest message that is there, and with it those that were sent in one run with it, `most` in all: ORPHANs
+    /// first, those older than our position.
     #[inline(never)]
-    fn claim_full_looking_back(&self, cursor: &Cursor, owner: u16, mut repairs: u64) -> Result<Claim, Empty> {
+    pub(crate) fn claim_full_run(&self, cursor: &Cursor, owner: u16, most: usize) -> Result<Run, Empty> {
+        // Acquire: as in `claim_full`.
+        let mut repairs = self.header().control.repairs.load(Ordering::Acquire);
         for _ in 0..ORPHAN_TRIES {
             if repairs != cursor.repairs.load(Ordering::Relaxed) {
-                if let Some(claim) = self.claim_orphan(owner)? {
-                    return Ok(claim);
+                if let Some(Claim { position }) = self.claim_orphan(owner)? {
+                    return Ok(Run { position, extra: 0, owner });
                 }
                 cursor.repairs.store(repairs, Ordering::Relaxed);
             }
-            let claim = self.claim_full_walking(cursor, owner, cursor.next.load(Ordering::Relaxed));
+            let claim = self.claim_full_walking(cursor, owner, most);
             let before = repairs;
             // Acquire: as above. What was given back behind us meanwhile was there all the time.
             repairs = self.header().control.repairs.load(Ordering::Acquire);
@@ -447,10 +539,10 @@ impl Words {
     }
 
     #[inline(never)]
-    fn claim_full_walking(&self, cursor: &Cursor, owner: u16, position: u64) -> Result<Claim, Empty> {
-        let mut walk = Walk::new(position, &self.header().head);
-        // The first slot passed over while WRITING, and how many there were.
-        let (mut first, mut passed) = (position, 0_u64);
+    fn claim_full_walking(&self, cursor: &Cursor, owner: u16, most: usize) -> Result<Run, Empty> {
+        let mut walk = Walk::new(cursor.next.load(Ordering::Relaxed), &self.header().head);
+        // The first slot passed over while WRITING, and how many runs were.
+        let (mut first, mut passed) = (walk.position, 0_u64);
         let mut budget = self.budget();
         while budget > 0 {
             budget -= 1;
@@ -464,20 +556,24 @@ impl Words {
                         first = position;
                     }
                     passed += 1;
-                    walk.position = position.wrapping_add(1);
+                    walk.position = position.wrapping_add(self.span(word));
                     continue;
                 }
                 // Somebody else has it, or had it. Once a WRITING slot was passed, no jump may leave the range.
-                (Relation::Same, _) | (Relation::Ahead(_), _) if passed > 0 => {
+                (Relation::Same, _) if passed > 0 => {
+                    walk.position = position.wrapping_add(self.span(word));
+                    continue;
+                }
+                (Relation::Ahead(_), _) if passed > 0 => {
                     walk.position = position.wrapping_add(1);
                     continue;
                 }
                 (Relation::Same, _) => {
-                    walk.step(self, 1);
+                    walk.step(self.span(word));
                     continue;
                 }
-                (Relation::Ahead(laps), _) => {
-                    walk.step(self, laps);
+                (Relation::Ahead(ahead), _) => {
+                    walk.step(self.skip(ahead));
                     continue;
                 }
             };
@@ -499,14 +595,15 @@ impl Words {
                     return Err(Empty { pending: passed > 0 });
                 }
                 Found::Message => {
-                    let taken = SlotWord::new(word.lap(), state::READING, owner);
+                    let extra = self.extra(word).min(most.max(1) as u64 - 1);
+                    let taken = self.at(position, extra, state::READING, owner);
                     // The look has Acquired the commit. Release: see `claim_full`.
                     let claim =
                         self.word(position).compare_exchange(word.0, taken.0, Ordering::Release, Ordering::Relaxed);
                     if claim.is_ok() {
-                        let next = oldest_due(position.wrapping_add(1));
+                        let next = oldest_due(position.wrapping_add(extra + 1));
                         self.advance(cursor, &self.header().head, next, position, walk.met_rival);
-                        return Ok(Claim { position });
+                        return Ok(Run { position, extra, owner });
                     }
                 }
             }
@@ -514,13 +611,13 @@ impl Words {
         Err(Empty { pending: true })
     }
 
-    /// How many slots in `from..to` are being written in the lap of their position.
+    /// How many runs in `from..to` are being written in the lap of their position. Only the first slot of a run is ever WRITING.
     fn count_writing(&self, from: u64, to: u64) -> u64 {
         let length = to.wrapping_sub(from).min(self.capacity());
         let writing = |offset: &u64| {
             let position = from.wrapping_add(*offset);
             let word = self.load(position);
-            word.state() == state::WRITING && word.ahead_of(self.lap(position)) == 0
+            word.state() == state::WRITING && self.ahead(word, position) == 0
         };
         (0..length).filter(writing).count() as u64
     }
@@ -530,101 +627,20 @@ impl Words {
     fn claim_orphan(&self, owner: u16) -> Result<Option<Claim>, Empty> {
         for _ in 0..ORPHAN_TRIES {
             // Laps wrap; the distance to the head hint's lap orders those that coexist.
-            let head = self.lap(self.header().head.load(Ordering::Relaxed));
+            let head = self.header().head.load(Ordering::Relaxed);
             let oldest = (0..self.capacity())
                 .map(|index| (self.load(index), index))
                 .filter(|(word, _)| word.state() == state::ORPHAN)
-                .min_by_key(|(word, index)| (word.ahead_of(head), *index));
+                .min_by_key(|(word, index)| (self.ahead(*word, head), *index));
             let Some((word, index)) = oldest else { return Ok(None) };
-            let taken = SlotWord::new(word.lap(), state::READING, owner);
+            let position = self.position(word, index);
+            let taken = self.at(position, 0, state::READING, owner);
             // The look has Acquired the sweep's Release, and with it what the dead receiver left as it was.
             if self.word(index).compare_exchange(word.0, taken.0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                return Ok(Some(Claim { position: word.lap() << self.shift | index }));
+                return Ok(Some(Claim { position }));
             }
         }
         Err(Empty { pending: true })
-    }
-
-    /// Ends what the `dead` had begun. The caller has proof of each death and is their only repairer.
-    pub(crate) fn sweep(&self, dead: &Ids) -> Swept {
-        let mut swept = Swept::default();
-        for index in 0..self.capacity() {
-            let word = self.load(index);
-            if !dead.contains(word.owner()) {
-                continue;
-            }
-            let (next, count) = match word.state() {
-                state::WRITING => (SlotWord::new(word.lap().wrapping_add(1), state::FREE, 0), &mut swept.aborted),
-                state::READING => (SlotWord::new(word.lap(), state::ORPHAN, 0), &mut swept.orphaned),
-                _ => continue,
-            };
-            // Release: whoever claims the slot next comes after the dead owner's accesses. The CAS cannot fail among
-            // honest peers: only the dead owner or its repairer would change this word.
-            if self.word(index).compare_exchange(word.0, next.0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                *count += 1;
-            }
-        }
-        // Always, also when nothing was found: a repairer that died in between may have left ORPHANs unannounced.
-        self.announce_orphans();
-        swept
-    }
-
-    /// Whether a message may yet come from a slot, if no sender claims any more: it is there, or being written, or being read
-    /// by somebody who may die or give it back: anybody but ourselves, who are `owner` and read `ours` at the moment. A message
-    /// stays in its slot, so one look at each decides.
-    pub(crate) fn is_unsettled(&self, owner: u16, ours: usize) -> bool {
-        let mut read_by_owner = 0;
-        (0..self.capacity()).any(|index| {
-            let word = self.load(index);
-            match word.state() {
-                state::WRITING | state::FULL | state::ORPHAN => true,
-                state::READING if word.owner() == owner => {
-                    read_by_owner += 1;
-                    read_by_owner > ours
-                }
-                state::READING => true,
-                _ => false,
-            }
-        })
-    }
-
-    /// Committed messages that nobody has claimed: a moment's count, by walking from the head hint.
-    pub(crate) fn len(&self) -> u64 {
-        let due = |word: SlotWord| matches!(word.state(), state::FULL | state::ORPHAN);
-        if self.header().control.repairs.load(Ordering::Acquire) != 0 {
-            // ORPHANs may lie behind the hint.
-            return (0..self.capacity()).filter(|&index| due(self.load(index))).count() as u64;
-        }
-        let mut position = self.header().head.load(Ordering::Relaxed);
-        let mut count = 0;
-        for _ in 0..2 * self.capacity() + HINT_PERIOD {
-            let word = self.load(position);
-            match self.relate(word, position) {
-                Relation::Same if word.state() == state::FREE => break,
-                Relation::Behind => break,
-                Relation::Same => {
-                    count += u64::from(due(word));
-                    position = position.wrapping_add(1);
-                }
-                Relation::Ahead(laps) => position = self.skip(position, laps),
-            }
-        }
-        count.min(self.capacity())
-    }
-
-    /// Whether a sender would find no slot now.
-    pub(crate) fn is_full(&self) -> bool {
-        let mut position = self.header().tail.load(Ordering::Relaxed);
-        for _ in 0..2 * self.capacity() + HINT_PERIOD {
-            let word = self.load(position);
-            match self.relate(word, position) {
-                Relation::Same if word.state() == state::FREE => return false,
-                Relation::Behind => return true,
-                Relation::Same => position = position.wrapping_add(1),
-                Relation::Ahead(laps) => position = self.skip(position, laps),
-            }
-        }
-        true
     }
 }
 
@@ -658,9 +674,9 @@ impl<T: Copy> Owned<T> {
         Self { words, marker: PhantomData }
     }
 
-    fn slot(&self, claim: &Claim) -> &Slot<T> {
+    fn slot(&self, position: u64) -> &Slot<T> {
         // SAFETY: the address lies inside the slots, each of which has room for a `Slot<T>` at its stride.
-        unsafe { self.words.address(claim.position).cast::<Slot<T>>().as_ref() }
+        unsafe { self.words.address(position).cast::<Slot<T>>().as_ref() }
     }
 
     /// Claims, writes and commits: everything of a send but the notification.
@@ -672,10 +688,34 @@ impl<T: Copy> Owned<T> {
         Ok(())
     }
 
+    /// As [`Owned::push`], as many of `values` as there is room for in one run, which arrive all at once; says how many.
+    pub(crate) fn push_run(
+        &self,
+        cursor: &Cursor,
+        owner: u16,
+        mode: FenceMode,
+        values: &[T],
+    ) -> Result<usize, Refused> {
+        let run = self.reserve_run(cursor, owner, mode, values.len())?;
+        let sent = run.len();
+        for (offset, value) in (0..=run.extra).zip(values) {
+            // SAFETY: every slot of a run is ours between the CAS on its first one and the commit.
+            unsafe { self.slot(run.position.wrapping_add(offset)).payload.write(value) }
+        }
+        self.commit_run(run);
+        Ok(sent)
+    }
+
+    /// The messages of a run claimed by [`Words::claim_full_run`], in order.
+    pub(crate) fn read_run(&self, run: &Run) -> impl Iterator<Item = T> {
+        // SAFETY: every slot of a run is ours until it is released; any bits are a `T` by the contract of `new`.
+        (0..=run.extra).map(|offset| unsafe { self.slot(run.position.wrapping_add(offset)).payload.read() })
+    }
+
     /// Where the payload of a claimed slot is.
     #[cfg(not(loom))]
     pub(crate) fn place(&self, claim: &Claim) -> NonNull<T> {
-        self.slot(claim).payload.place()
+        self.slot(claim.position).payload.place()
     }
 
     /// Claims, reads and releases: everything of a receive but the notification.
@@ -696,14 +736,14 @@ impl<T: Copy> Owned<T> {
     #[inline]
     pub(crate) fn write(&self, claim: &Claim, value: &T) {
         // SAFETY: a claim exists only between a successful CAS and the commit or release that consumes it.
-        unsafe { self.slot(claim).payload.write(value) }
+        unsafe { self.slot(claim.position).payload.write(value) }
     }
 
     /// Reads the payload of a slot claimed by [`Words::claim_full`].
     #[inline]
     pub(crate) fn read(&self, claim: &Claim) -> T {
         // SAFETY: as for `write`; any bits are a `T` by the contract of `new`.
-        unsafe { self.slot(claim).payload.read() }
+        unsafe { self.slot(claim.position).payload.read() }
     }
 }
 

@@ -14,12 +14,13 @@ use super::view::View;
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::event::{LOOK, Surroundings};
+use crate::ids::Ids;
 use crate::layout::{FLAG_ANONYMOUS, FLAG_PERSIST, LINE, NAME_BYTES, standing};
 use crate::object::{Object, Shape};
 use crate::primitive::private::{AtomicBool, AtomicU32, AtomicU64};
 use crate::primitive::{FenceMode, Ordering};
 use crate::ring::Header;
-use crate::ring::owned::{Ids, VAIN_CALLS};
+use crate::ring::owned::VAIN_CALLS;
 use crate::sys::{Errno, clock, file, lease, membarrier};
 
 /// Byte 0 of the lock range: whoever holds it joins, leaves, creates objects or removes the name.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use gimmal::Segment;
 use memmap2::{MmapOptions, MmapRaw};
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const ENTRY_BYTES: usize = 192;
 const RING_HEADER_BYTES: usize = 768;
 
@@ -31,14 +31,15 @@ pub struct Slots {
     capacity: usize,
 }
 
-/// The words of all slots: lap, state, owner.
+/// The words of all slots: lap, how many more slots are in the run, state, owner.
 impl fmt::Debug for Slots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const STATES: [&str; 5] = ["free", "writing", "full", "reading", "orphan"];
+        const STATES: [&str; 6] = ["free", "writing", "full", "reading", "orphan", "done"];
         let words = (0..self.capacity).map(|index| self.u64_at(self.first + index * self.stride));
         let text = words.map(|word| {
-            let state = STATES.get((word >> 12 & 0xf) as usize).unwrap_or(&"?");
-            format!("{} {state} {}", word >> 32, word & 0xfff)
+            let state = STATES.get((word >> 9 & 7) as usize).unwrap_or(&"?");
+            let (lap, extra) = ((word >> 12) / self.capacity as u64, (word >> 12) % self.capacity as u64);
+            format!("{lap}+{extra} {state} {}", word & 0x1ff)
         });
         f.debug_list().entries(text).finish()
     }
@@ -66,16 +67,18 @@ impl Slots {
 
     /// What participant `id` has claimed. Stable while it stands still or nobody has repaired after it.
     pub fn claims(&self, id: u16) -> Vec<Claim> {
-        let slots = (0..self.capacity).map(|index| self.first + index * self.stride);
-        slots.filter_map(|at| self.claim(at, id)).collect()
+        (0..self.capacity).flat_map(|index| self.run(index, id)).collect()
     }
 
-    fn claim(&self, at: usize, id: u16) -> Option<Claim> {
-        let word = self.u64_at(at);
-        match (word & 0xfff == u64::from(id), word >> 12 & 0xf) {
-            (true, 1) => Some(Claim::Writing),
-            (true, 3) => Some(Claim::Reading(self.u64_at(at + 8))),
-            _ => None,
+    /// What the run that begins at a slot means, if it is `id`'s.
+    fn run(&self, index: usize, id: u16) -> Vec<Claim> {
+        let at = |index: usize| self.first + index % self.capacity * self.stride;
+        let word = self.u64_at(at(index));
+        let extra = (word >> 12) as usize % self.capacity;
+        match (word & 0x1ff == u64::from(id), word >> 9 & 7) {
+            (true, 1) => vec![Claim::Writing; extra + 1],
+            (true, 3) => (index..=index + extra).map(|index| Claim::Reading(self.u64_at(at(index) + 8))).collect(),
+            _ => Vec::new(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The bytes of a segment, past the library.
 //!
-//! The offsets are those of `src/layout.rs` and `src/ring/mod.rs`, layout version 2, which has a golden-bytes test.
+//! The offsets are those of `src/layout.rs` and `src/ring/mod.rs`, layout version 3, which has a golden-bytes test.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use gimmal::Segment;
 use memmap2::{MmapOptions, MmapRaw};
 
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 const ENTRY_BYTES: usize = 192;
 const RING_HEADER_BYTES: usize = 768;
 
 /// States of a slot word.
-pub const WRITING: u64 = 1 << 12;
-pub const READING: u64 = 3 << 12;
+pub const WRITING: u64 = 1 << 9;
+pub const READING: u64 = 3 << 9;
 
 pub struct Memory(MmapRaw);
 

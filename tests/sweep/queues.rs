@@ -35,10 +35,12 @@ pub struct State {
     /// The victim's end is new and has to find its place.
     pub new_end: bool,
     pub closed: bool,
+    /// What it holds was sent as one run.
+    pub run: bool,
 }
 
 const fn state(name: &'static str, passed: u64, held: u64) -> State {
-    State { name, passed, held, new_end: false, closed: false }
+    State { name, passed, held, new_end: false, closed: false, run: false }
 }
 
 pub const EMPTY: State = state("empty", 0, 0);
@@ -46,6 +48,7 @@ pub const MIDDLE: State = state("middle", 1, 2);
 pub const WRAP: State = state("wrap", 3, 2);
 pub const FULL: State = state("full", 2, CAPACITY);
 pub const FAR: State = State { new_end: true, ..state("new end", 9, 2) };
+pub const RUN: State = State { run: true, ..state("run", 2, 3) };
 pub const CLOSED: State = State { closed: true, ..state("closed", 1, 2) };
 
 impl State {
@@ -89,11 +92,13 @@ impl Ends {
     pub fn create(segment: &Segment, state: &State) -> Self {
         let options = Queue::<Message>::options().capacity(CAPACITY as usize).disconnect(true);
         let ends = Self::of(options.create(segment, "queue").expect("a queue")).expect("its ends");
-        for n in 0..state.passed + state.held {
+        for n in 0..state.passed {
             ends.sender.try_send(message(n)).expect("room");
-            if n < state.passed {
-                assert_eq!(ends.receiver.try_recv(), Ok(message(n)));
-            }
+            assert_eq!(ends.receiver.try_recv(), Ok(message(n)));
+        }
+        let held: Vec<Message> = state.content().into_iter().map(message).collect();
+        for messages in held.chunks(if state.run { held.len() } else { 1 }) {
+            assert_eq!(ends.sender.try_send_slice(messages), Ok(messages.len()));
         }
         if state.closed {
             ends.queue.close();
@@ -220,6 +225,13 @@ pub fn received(content: &[u64], most: usize) -> Vec<Vec<u64>> {
     (0..=most.min(content.len())).map(|n| content[n..].to_vec()).collect()
 }
 
+/// The first and the last stage.
+fn all_or_nothing(mut stages: Vec<Vec<u64>>) -> Vec<Vec<u64>> {
+    let end = stages.len().saturating_sub(1).max(1);
+    stages.drain(1..end);
+    stages
+}
+
 pub fn send(state: State) -> QueueScene {
     let act: Act = |sender, _| _ = sender.try_send(message(NEW));
     scene(state, act, false, |content| sent(&content, 1, &state))
@@ -227,7 +239,7 @@ pub fn send(state: State) -> QueueScene {
 
 pub fn send_slice(state: State) -> QueueScene {
     let act: Act = |sender, _| _ = sender.try_send_slice(&[message(NEW), message(NEW + 1), message(NEW + 2)]);
-    scene(state, act, false, |content| sent(&content, 3, &state))
+    scene(state, act, false, |content| all_or_nothing(sent(&content, 3, &state)))
 }
 
 pub fn receive(state: State) -> QueueScene {
@@ -237,7 +249,16 @@ pub fn receive(state: State) -> QueueScene {
 
 pub fn receive_many(state: State) -> QueueScene {
     let act: Act = |_, receiver| _ = receiver.try_recv_many(&mut Vec::new(), 3);
-    scene(state, act, false, |content| received(&content, 3))
+    scene(state, act, false, |content| {
+        let stages = received(&content, 3);
+        if state.run { all_or_nothing(stages) } else { stages }
+    })
+}
+
+/// The first of a run of three, by a batch that is too small for it.
+pub fn receive_part() -> QueueScene {
+    let act: Act = |_, receiver| _ = receiver.try_recv_many(&mut Vec::new(), 2);
+    scene(RUN, act, false, |content| vec![content.clone(), content[2..].to_vec()])
 }
 
 pub fn reserve_and_commit(state: State) -> QueueScene {

@@ -8,13 +8,19 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::ids::Ids;
 use crate::ring::slot_stride;
 
 const CANARY: u64 = 0x6361_6e61_7279_2121;
-/// Where the count of laps starts anew.
-const LAPS: u64 = 1 << 48;
+/// Where the count of laps starts anew in a ring of 4 slots.
+const LAPS: u64 = laps_of(4);
 /// Words before and behind the slots that nothing may touch.
 const GUARD: usize = 64;
+
+/// Where the count of laps starts anew: positions have 52 bits in a word.
+const fn laps_of(capacity: u64) -> u64 {
+    (1 << 52) / capacity
+}
 
 /// A ring of `u64` whose slots lie between canaries.
 struct Bed {
@@ -46,7 +52,7 @@ impl Bed {
     fn in_lap(capacity: u64, lap: u64) -> Self {
         let bed = Self::new(capacity);
         for index in 0..capacity {
-            bed.set(index, SlotWord::new(lap, state::FREE, 0));
+            bed.set(index, bed.at(lap, 0, state::FREE, 0));
         }
         bed.header.tail.store(lap * capacity, Ordering::Relaxed);
         bed.header.head.store(lap * capacity, Ordering::Relaxed);
@@ -61,19 +67,24 @@ impl Bed {
         &self.memory[GUARD + index as usize * STRIDE + 1]
     }
 
+    /// The word of a slot, whichever, that begins a run with `extra` more.
+    fn at(&self, lap: u64, extra: u64, state: u64, owner: u16) -> SlotWord {
+        SlotWord::new(lap * self.capacity + extra, state, owner)
+    }
+
     fn set(&self, index: u64, word: SlotWord) {
         self.word(index).store(word.0, Ordering::Relaxed);
     }
 
     fn get(&self, index: u64) -> (u64, u64, u16) {
         let word = SlotWord(self.word(index).load(Ordering::Relaxed));
-        (word.lap(), word.state(), word.owner())
+        (word.round() / self.capacity, word.state(), word.owner())
     }
 
     /// A message that was committed in `lap`.
     fn put(&self, index: u64, lap: u64, state: u64, owner: u16, message: u64) {
         self.payload(index).store(message, Ordering::Relaxed);
-        self.set(index, SlotWord::new(lap, state, owner));
+        self.set(index, self.at(lap, 0, state, owner));
     }
 
     fn repairs(&self) -> u64 {
@@ -94,7 +105,7 @@ impl Bed {
 
     /// Lap, as far as a word has room for it, and slot of a position.
     fn place(&self, position: u64) -> (u64, u64) {
-        (self.ring.lap(position) % LAPS, position % self.capacity)
+        (position / self.capacity % laps_of(self.capacity), position % self.capacity)
     }
 
     fn assert_nothing_outside_was_touched(&self) {
@@ -112,6 +123,7 @@ enum Op {
     ClaimFree {
         cursor: usize,
         owner: u16,
+        most: usize,
     },
     /// Commits or aborts one of the open claims of senders.
     Commit(usize),
@@ -119,6 +131,7 @@ enum Op {
     ClaimFull {
         cursor: usize,
         owner: u16,
+        most: usize,
     },
     /// Releases one of the open claims of receivers.
     Release(usize),
@@ -137,11 +150,12 @@ const OWNERS: u16 = 3;
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let cursor = || 0..CURSORS;
     let owner = || prop_oneof![1..=OWNERS, Just(511_u16)];
+    let most = || prop_oneof![2 => Just(1), 1 => 2..7_usize];
     let op = prop_oneof![
-        8 => (cursor(), owner()).prop_map(|(cursor, owner)| Op::ClaimFree { cursor, owner }),
+        8 => (cursor(), owner(), most()).prop_map(|(cursor, owner, most)| Op::ClaimFree { cursor, owner, most }),
         8 => any::<usize>().prop_map(Op::Commit),
         1 => any::<usize>().prop_map(Op::Abort),
-        8 => (cursor(), owner()).prop_map(|(cursor, owner)| Op::ClaimFull { cursor, owner }),
+        8 => (cursor(), owner(), most()).prop_map(|(cursor, owner, most)| Op::ClaimFull { cursor, owner, most }),
         8 => any::<usize>().prop_map(Op::Release),
         1 => owner().prop_map(Op::Die),
         1 => cursor().prop_map(Op::NewSender),
@@ -156,7 +170,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
     Writing(u16),
-    Full(u64),
+    /// With how many more in the same run.
+    Full(u64, u64),
     Reading(u16, u64),
     Orphan(u64),
     Done,
@@ -170,38 +185,44 @@ struct Model {
 }
 
 impl Model {
-    /// The position that the next send gets, if its slot was given back.
-    fn next_free(&self) -> Option<u64> {
+    /// The position that the next send gets, if its slot was given back, and how many of them are free, `most` or fewer.
+    fn next_free(&self, most: usize) -> Option<(u64, usize)> {
         let next = self.fates.len();
-        let free = next < self.capacity || self.fates[next - self.capacity] == Fate::Done;
-        free.then_some(self.base + next as u64)
+        let is_free = |at: &usize| *at < self.capacity || self.fates.get(at - self.capacity) == Some(&Fate::Done);
+        let free = (next..next + most).take_while(is_free).count();
+        (free > 0).then_some((self.base + next as u64, free))
     }
 
     /// The index of the message that the next receive gets: the dead's before all others.
     fn next_due(&self) -> Option<usize> {
         let first = |wanted: fn(&Fate) -> bool| self.fates.iter().position(wanted);
-        first(|fate| matches!(fate, Fate::Orphan(_))).or_else(|| first(|fate| matches!(fate, Fate::Full(_))))
+        first(|fate| matches!(fate, Fate::Orphan(_))).or_else(|| first(|fate| matches!(fate, Fate::Full(..))))
     }
 
     fn due(&self) -> usize {
-        self.fates.iter().filter(|fate| matches!(fate, Fate::Full(_) | Fate::Orphan(_))).count()
+        self.fates.iter().filter(|fate| matches!(fate, Fate::Full(..) | Fate::Orphan(_))).count()
     }
 
     fn pending(&self) -> bool {
-        self.fates.iter().any(|fate| matches!(fate, Fate::Writing(_)))
+        self.fates.iter().any(|fate| matches!(fate, Fate::Writing(..)))
     }
 }
 
 /// An open claim: the ring's, the model's index, the owner.
-type Open = (Claim, usize, u16);
+type Open = (Run, usize, u16);
+
+fn run_of(claim: &Claim, owner: u16) -> Run {
+    Run { position: claim.position, extra: 0, owner }
+}
 
 fn run(capacity: u64, lap: u64, ops: &[Op]) {
+    let lap = lap % laps_of(capacity);
     let bed = Bed::in_lap(capacity, lap);
     let base = lap * capacity;
     let mut model = Model { base, capacity: capacity as usize, fates: Vec::new() };
     // A new cursor begins at 0, however far the ring is: except where the count of laps is about to start anew, when 0
     // would be the next lap.
-    let near_wrap = lap > LAPS - 1000;
+    let near_wrap = lap > laps_of(capacity) - 1000;
     let new = || Cursor::at(if near_wrap { base } else { 0 });
     let mut senders: [Cursor; CURSORS] = core::array::from_fn(|_| new());
     let mut receivers: [Cursor; CURSORS] = core::array::from_fn(|_| new());
@@ -210,45 +231,69 @@ fn run(capacity: u64, lap: u64, ops: &[Op]) {
     let pick = |open: &mut Vec<Open>, i: usize| (!open.is_empty()).then(|| open.swap_remove(i % open.len()));
     for op in ops {
         match *op {
-            Op::ClaimFree { cursor, owner } => {
-                let claim = bed.ring.claim_free(&senders[cursor], owner);
-                let position = claim.as_ref().map(|claim| bed.place(claim.position));
-                assert_eq!(position, model.next_free().map(|position| bed.place(position)));
-                if let Some(claim) = claim {
-                    writing.push((claim, model.fates.len(), owner));
-                    model.fates.push(Fate::Writing(owner));
+            Op::ClaimFree { cursor, owner, most } => {
+                let run = match most {
+                    1 => bed.ring.claim_free(&senders[cursor], owner).map(|claim| run_of(&claim, owner)),
+                    most => bed.ring.claim_free_run(&senders[cursor], owner, most),
+                };
+                let place = run.as_ref().map(|run| (bed.place(run.position), run.len()));
+                assert_eq!(place, model.next_free(most).map(|(position, count)| (bed.place(position), count)));
+                if let Some(run) = run {
+                    let index = model.fates.len();
+                    model.fates.extend((0..run.len()).map(|_| Fate::Writing(owner)));
+                    writing.push((run, index, owner));
                 }
             }
             Op::Commit(i) => {
-                if let Some((claim, index, _)) = pick(&mut writing, i) {
-                    message += 1;
-                    bed.ring.write(&claim, &message);
-                    bed.ring.commit(claim);
-                    model.fates[index] = Fate::Full(message);
+                if let Some((run, index, _)) = pick(&mut writing, i) {
+                    for offset in 0..=run.extra {
+                        message += 1;
+                        bed.ring.write(&Claim { position: run.position + offset }, &message);
+                        model.fates[index + offset as usize] = Fate::Full(message, run.extra - offset);
+                    }
+                    match run.extra {
+                        0 => bed.ring.commit(run.claim()),
+                        _ => bed.ring.commit_run(run),
+                    }
                 }
             }
             Op::Abort(i) => {
-                if let Some((claim, index, _)) = pick(&mut writing, i) {
-                    bed.ring.release(claim);
-                    model.fates[index] = Fate::Done;
+                if let Some((run, index, _)) = pick(&mut writing, i) {
+                    model.fates[index..index + run.len()].fill(Fate::Done);
+                    bed.ring.free_run(&run);
                 }
             }
-            Op::ClaimFull { cursor, owner } => match (bed.ring.claim_full(&receivers[cursor], owner), model.next_due())
-            {
-                (Ok(claim), Some(index)) => {
-                    assert_eq!(bed.place(claim.position), bed.place(base + index as u64));
-                    let (Fate::Full(message) | Fate::Orphan(message)) = model.fates[index] else { unreachable!() };
-                    assert_eq!(bed.ring.read(&claim), message);
-                    reading.push((claim, index, owner));
-                    model.fates[index] = Fate::Reading(owner, message);
+            Op::ClaimFull { cursor, owner, most } => {
+                let run = match most {
+                    1 => bed.ring.claim_full(&receivers[cursor], owner).map(|claim| run_of(&claim, owner)),
+                    most => bed.ring.claim_full_run(&receivers[cursor], owner, most),
+                };
+                match (run, model.next_due()) {
+                    (Ok(run), Some(index)) => {
+                        assert_eq!(bed.place(run.position), bed.place(base + index as u64));
+                        let in_run = match model.fates[index] {
+                            Fate::Full(_, more) => more as usize + 1,
+                            _ => 1,
+                        };
+                        assert_eq!(run.len(), in_run.min(most));
+                        for (message, fate) in bed.ring.read_run(&run).zip(&mut model.fates[index..]) {
+                            let (Fate::Full(sent, _) | Fate::Orphan(sent)) = *fate else { unreachable!() };
+                            assert_eq!(message, sent);
+                            *fate = Fate::Reading(owner, message);
+                        }
+                        reading.push((run, index, owner));
+                    }
+                    (Err(empty), None) => assert_eq!(empty.pending, model.pending()),
+                    (got, due) => panic!("{got:?} where the model has {:?}", due.map(|index| model.fates[index])),
                 }
-                (Err(empty), None) => assert_eq!(empty.pending, model.pending()),
-                (got, due) => panic!("{got:?} where the model has {:?}", due.map(|index| model.fates[index])),
-            },
+            }
             Op::Release(i) => {
-                if let Some((claim, index, _)) = pick(&mut reading, i) {
-                    bed.ring.release(claim);
-                    model.fates[index] = Fate::Done;
+                if let Some((run, index, _)) = pick(&mut reading, i) {
+                    model.fates[index..index + run.len()].fill(Fate::Done);
+                    match run.extra {
+                        0 => bed.ring.release(run.claim()),
+                        _ => bed.ring.release_run(run),
+                    }
                 }
             }
             Op::Die(dead) => {
@@ -277,20 +322,22 @@ fn run(capacity: u64, lap: u64, ops: &[Op]) {
             Op::CloneReceiver(from, to) => receivers[to] = receivers[from].clone(),
         }
         assert_eq!(bed.ring.len(), model.due() as u64);
-        assert_eq!(bed.ring.is_full(), model.next_free().is_none());
+        assert_eq!(bed.ring.is_full(), model.next_free(1).is_none());
     }
     bed.assert_nothing_outside_was_touched();
 }
 
+/// Laps of rings whose count of laps is a fraction of `laps_of(1)`.
 fn laps() -> impl Strategy<Value = u64> {
+    let laps = laps_of(1);
     prop_oneof![
         Just(0),
         Just(1),
         Just((1 << 32) - 1),
-        Just(LAPS / 2 - 1),
-        Just(LAPS / 2),
-        LAPS - 4..LAPS,
-        any::<u64>().prop_map(|lap| lap % LAPS)
+        (1..6_u32).prop_map(move |shift| (laps >> shift) - 1),
+        (1..6_u32).prop_map(move |shift| laps >> shift),
+        laps - 4..laps,
+        any::<u64>().prop_map(move |lap| lap % laps)
     ]
 }
 
@@ -333,7 +380,7 @@ fn capacities_beyond_the_period_of_the_hints_keep_the_order() {
 #[test]
 fn a_dead_senders_slot_goes_back_to_the_senders_one_lap_on() {
     let bed = Bed::in_lap(4, 7);
-    bed.set(2, SlotWord::new(7, state::WRITING, 9));
+    bed.set(2, bed.at(7, 0, state::WRITING, 9));
     assert_eq!(bed.sweep(9), Swept { aborted: 1, orphaned: 0 });
     assert_eq!(bed.get(2), (8, state::FREE, 0));
 }
@@ -357,8 +404,8 @@ fn several_dead_are_swept_for_at_once() {
     let bed = Bed::in_lap(4, 7);
     bed.put(0, 7, state::READING, 511, 40);
     bed.put(1, 7, state::READING, 8, 41);
-    bed.set(2, SlotWord::new(7, state::WRITING, 64));
-    bed.set(3, SlotWord::new(7, state::WRITING, 63));
+    bed.set(2, bed.at(7, 0, state::WRITING, 64));
+    bed.set(3, bed.at(7, 0, state::WRITING, 63));
     assert_eq!(bed.ring.sweep(&Ids::from_iter([63, 64, 511])), Swept { aborted: 2, orphaned: 1 });
     assert_eq!(bed.receive(&Cursor::default(), 1), Ok(40));
     assert_eq!(bed.get(1), (7, state::READING, 8));
@@ -368,18 +415,71 @@ fn several_dead_are_swept_for_at_once() {
 fn a_sweep_spares_the_living_and_what_is_finished() {
     let bed = Bed::in_lap(8, 3);
     let others = [
-        SlotWord::new(3, state::WRITING, 8),
-        SlotWord::new(3, state::READING, 8),
-        SlotWord::new(3, state::FULL, 0),
-        SlotWord::new(3, state::ORPHAN, 0),
-        SlotWord::new(4, state::FREE, 0),
+        bed.at(3, 0, state::WRITING, 8),
+        bed.at(3, 0, state::READING, 8),
+        bed.at(3, 0, state::FULL, 0),
+        bed.at(3, 0, state::ORPHAN, 0),
+        bed.at(4, 0, state::FREE, 0),
     ];
     for (index, &word) in others.iter().enumerate() {
         bed.set(index as u64, word);
     }
     assert_eq!(bed.sweep(9), Swept::default());
     for (index, &word) in others.iter().enumerate() {
-        assert_eq!(bed.get(index as u64), (word.lap(), word.state(), word.owner()));
+        assert_eq!(bed.get(index as u64), (word.round() / 8, word.state(), word.owner()));
+    }
+}
+
+#[test]
+fn a_dead_senders_run_is_aborted_however_far_it_had_come() {
+    // FREE as claimed, or FULL as it would have been; or settled by a repairer that died.
+    for committed in 0..3 {
+        for settled in 0..3 {
+            let bed = Bed::in_lap(4, 7);
+            bed.set(3, bed.at(7, 2, state::WRITING, 9));
+            let (lap_of_last, last) = (8, [0, 1]);
+            for (done, index) in last.into_iter().rev().enumerate() {
+                bed.set(index, bed.at(lap_of_last, 0, state::FREE, 0));
+                if done < committed {
+                    bed.set(index, bed.at(lap_of_last, done as u64, state::FULL, 0));
+                }
+                if done < settled {
+                    bed.set(index, bed.at(lap_of_last + 1, 0, state::FREE, 0));
+                }
+            }
+            bed.header.tail.store(7 * 4 + 3, Ordering::Relaxed);
+            bed.header.head.store(7 * 4 + 3, Ordering::Relaxed);
+            for index in 1..3 {
+                bed.set(index, bed.at(8, 0, state::FREE, 0));
+            }
+            bed.sweep(9);
+            assert_eq!([3, 0, 1].map(|index| bed.get(index)), [8, 9, 9].map(|lap| (lap, state::FREE, 0)));
+            assert_eq!(bed.receive(&Cursor::default(), 1), Err(Empty { pending: false }));
+        }
+    }
+}
+
+#[test]
+fn a_dead_receivers_run_is_due_again_all_of_it_until_it_says_done() {
+    for freed in 0..4 {
+        let bed = Bed::new(4);
+        let (sender, receiver) = (Cursor::default(), Cursor::default());
+        assert_eq!(bed.ring.push_run(&sender, 1, FenceMode::Full, &[10, 11, 12]), Ok(3));
+        let run = bed.ring.claim_full_run(&receiver, 9, 8).unwrap();
+        assert_eq!(run.len(), 3);
+        if freed > 0 {
+            bed.set(0, bed.at(0, 2, state::DONE, 9));
+        }
+        for index in (3 - (freed as u64).saturating_sub(1)..3).rev() {
+            bed.set(index, bed.at(1, 0, state::FREE, 0));
+        }
+        let swept = bed.sweep(9);
+        assert_eq!(swept, Swept { aborted: 0, orphaned: if freed == 0 { 3 } else { 0 } });
+        let received: Vec<u64> = core::iter::from_fn(|| bed.receive(&receiver, 1).ok()).collect();
+        assert_eq!(received, if freed == 0 { vec![10, 11, 12] } else { vec![] });
+        for n in 0..4 {
+            bed.send(&sender, 1, n);
+        }
     }
 }
 
@@ -412,7 +512,7 @@ fn orphans_that_a_dead_repairer_did_not_announce_are_found_after_the_next_sweep(
     let receiver = Cursor::default();
     assert_eq!(bed.receive(&receiver, 1), Ok(6));
     // The first repairer has changed the word and died before it bumped `repairs`.
-    bed.set(0, SlotWord::new(2, state::ORPHAN, 0));
+    bed.set(0, bed.at(2, 0, state::ORPHAN, 0));
     let before = bed.repairs();
     assert_eq!(bed.sweep(9), Swept::default());
     assert_eq!(bed.repairs(), before + 1);
@@ -447,8 +547,9 @@ fn a_message_behind_a_stalled_sender_is_received_and_the_stalled_one_later() {
 
 #[test]
 fn an_end_that_slept_through_half_of_all_laps_finds_its_place_by_the_hint() {
-    for lap in [LAPS / 2 - 1, LAPS / 2, LAPS / 2 + 1, LAPS / 4 * 3, LAPS - 1] {
-        for capacity in [1, 2, 16, 64] {
+    for capacity in [1, 2, 16, 64] {
+        let laps = laps_of(capacity);
+        for lap in [laps / 2 - 1, laps / 2, laps / 2 + 1, laps / 4 * 3, laps - 1] {
             let bed = Bed::in_lap(capacity, lap);
             let (sender, receiver) = (Cursor::default(), Cursor::default());
             bed.send(&sender, 1, 77);
@@ -476,21 +577,23 @@ fn hints_that_lag_cost_no_message() {
 // --- words that only a hostile peer leaves ---
 
 /// Any bits, but mostly such that look like a slot of about this lap.
-fn hostile_word(lap: u64) -> impl Strategy<Value = u64> {
+fn hostile_word(capacity: u64, lap: u64) -> impl Strategy<Value = u64> {
     let lap = prop_oneof![
         4 => (0..5_u64).prop_map(move |d| lap.wrapping_add(d).wrapping_sub(2)),
-        1 => Just(lap + LAPS / 2),
+        1 => Just(lap + laps_of(capacity) / 2),
         1 => any::<u64>(),
     ];
     prop_oneof![
-        4 => (lap, 0..6_u64, prop_oneof![Just(0_u16), 1..4_u16, Just(511), Just(0xfff)])
-            .prop_map(|(lap, state, owner)| SlotWord::new(lap, state << 12, owner).0),
+        4 => (lap, 0..capacity, 0..8_u64, prop_oneof![Just(0_u16), 1..4_u16, Just(511)])
+            .prop_map(move |(lap, extra, state, owner)| {
+                SlotWord::new(lap.wrapping_mul(capacity) + extra, state << 9, owner).0
+            }),
         1 => any::<u64>(),
     ]
 }
 
 fn hostile_position(capacity: u64, lap: u64) -> impl Strategy<Value = u64> {
-    let here = lap * capacity;
+    let here = lap.wrapping_mul(capacity);
     prop_oneof![
         4 => (0..4 * capacity).prop_map(move |d| here.wrapping_add(d).wrapping_sub(2 * capacity)),
         1 => Just(here.wrapping_add(1 << 63)),
@@ -512,7 +615,7 @@ fn hostile() -> impl Strategy<Value = Hostile> {
         let capacity = 1_u64 << shift;
         let position = move || hostile_position(capacity, lap);
         (
-            vec(hostile_word(lap), capacity as usize),
+            vec(hostile_word(capacity, lap), capacity as usize),
             [position(), position(), position(), position()],
             prop_oneof![Just(0), any::<u64>()],
         )
@@ -547,6 +650,12 @@ proptest! {
             for n in 0..=capacity {
                 let _ = bed.ring.push(&sender, 1, FenceMode::Full, &n);
                 let _ = bed.receive(&receiver, 2);
+                let _ = bed.ring.push_run(&sender, 1, FenceMode::Full, &[n; 3]);
+                if let Ok(run) = bed.ring.claim_full_run(&receiver, 2, n as usize) {
+                    prop_assert!(run.len() as u64 <= capacity);
+                    bed.ring.read_run(&run).for_each(drop);
+                    bed.ring.release_run(run);
+                }
             }
             let swept = bed.sweep(round + 1);
             prop_assert!(swept.aborted + swept.orphaned <= capacity);
@@ -571,8 +680,7 @@ fn words_that_change_under_a_call_hold_it_not_for_ever_and_lead_nowhere() {
             let mut random = 1_u64;
             while !stop.load(Ordering::Relaxed) {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                let lap = random >> 60;
-                let word = SlotWord::new(lap, (random >> 40 & 7) << 12, (random >> 50 & 3) as u16);
+                let word = SlotWord::new(random >> 58, (random >> 40 & 7) << 9, (random >> 50 & 3) as u16);
                 bed.set(random >> 33 & 3, word);
                 match random >> 20 & 7 {
                     0 => bed.header.head.store(random >> 30, Ordering::Relaxed),
@@ -586,6 +694,11 @@ fn words_that_change_under_a_call_hold_it_not_for_ever_and_lead_nowhere() {
         for n in 0..2000 {
             let _ = bed.ring.push(&sender, 1, FenceMode::Full, &n);
             let _ = bed.receive(&receiver, 2);
+            let _ = bed.ring.push_run(&sender, 1, FenceMode::Full, &[n; 3]);
+            if let Ok(run) = bed.ring.claim_full_run(&receiver, 2, 3) {
+                bed.ring.read_run(&run).for_each(drop);
+                bed.ring.release_run(run);
+            }
             assert!(bed.ring.len() <= 4);
             let _ = bed.ring.is_full();
             let _ = bed.sweep((n % 4) as u16);

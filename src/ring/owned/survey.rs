@@ -1,0 +1,143 @@
+//! Looks at all slots of an MPMC ring: repair after the dead, and what can be said of the whole.
+
+use super::{HINT_PERIOD, Relation, Words};
+use crate::ids::Ids;
+use crate::layout::{SlotWord, state};
+use crate::primitive::{AtomicU64, Ordering};
+
+/// What a sweep for dead participants found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Swept {
+    /// Sends that never happened.
+    pub(crate) aborted: u64,
+    /// Receives that never returned; their messages are due again.
+    pub(crate) orphaned: u64,
+}
+
+/// What becomes of a run whose owner is dead.
+#[derive(Clone, Copy)]
+enum Fate {
+    /// It was not sent.
+    Abort,
+    /// It was not received.
+    Orphan,
+    /// It was received.
+    Release,
+}
+
+impl Words {
+    /// Ends what the `dead` had begun. The caller has proof of each death and is their only repairer.
+    pub(crate) fn sweep(&self, dead: &Ids) -> Swept {
+        let mut swept = Swept::default();
+        // Runs do not overlap, so that honest peers do not have more slots in them than this.
+        let mut spare = self.capacity();
+        for index in 0..self.capacity() {
+            let word = self.load(index);
+            if !dead.contains(word.owner()) {
+                continue;
+            }
+            let fate = match word.state() {
+                state::WRITING => Fate::Abort,
+                state::READING => Fate::Orphan,
+                state::DONE => Fate::Release,
+                _ => continue,
+            };
+            let first = self.position(word, index);
+            let extra = self.extra(word).min(spare);
+            spare -= extra;
+            // From the end, the owner's word last: until then the next repairer does it again, and nobody looks at the others.
+            let settled =
+                (1..=extra).rev().filter(|offset| self.settle_inner(first.wrapping_add(*offset), fate)).count();
+            let settled = settled as u64 + u64::from(self.settle(first, word, fate));
+            match fate {
+                Fate::Abort => swept.aborted += settled,
+                Fate::Orphan => swept.orphaned += settled,
+                Fate::Release => {}
+            }
+        }
+        // Always, also when nothing was found: a repairer that died in between may have left ORPHANs unannounced.
+        self.announce_orphans();
+        swept
+    }
+
+    /// Settles a slot of a run behind the first one, if its owner had not done so yet, nor another repairer: what was to become
+    /// a message is FREE or FULL, what was one is FULL.
+    fn settle_inner(&self, position: u64, fate: Fate) -> bool {
+        let word = self.load(position);
+        let open = match word.state() {
+            state::FULL => true,
+            state::FREE => matches!(fate, Fate::Abort),
+            _ => false,
+        };
+        open && self.ahead(word, position) == 0 && self.settle(position, word, fate)
+    }
+
+    fn settle(&self, position: u64, word: SlotWord, fate: Fate) -> bool {
+        let next = match fate {
+            Fate::Abort | Fate::Release => self.free(position.wrapping_add(self.capacity())),
+            Fate::Orphan => self.at(position, 0, state::ORPHAN, 0),
+        };
+        // Release: whoever claims the slot next comes after the dead owner's accesses. The CAS cannot fail among honest peers:
+        // only the dead owner or its repairer would change this word.
+        self.word(position).compare_exchange(word.0, next.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Whether a message may yet come from a slot, if no sender claims any more: it is there, or being written, or being read
+    /// by somebody who may die or give it back: anybody but ourselves, who are `owner` and read `ours` at the moment. A message
+    /// stays in its slot, so one look at each decides.
+    pub(crate) fn is_unsettled(&self, owner: u16, ours: usize) -> bool {
+        let mut read_by_owner = 0;
+        (0..self.capacity()).any(|index| {
+            let word = self.load(index);
+            match word.state() {
+                state::WRITING | state::FULL | state::ORPHAN => true,
+                state::READING if word.owner() == owner => {
+                    read_by_owner += 1;
+                    read_by_owner > ours
+                }
+                state::READING => true,
+                _ => false,
+            }
+        })
+    }
+
+    /// Committed messages that nobody has claimed: a moment's count, by walking from the head hint.
+    pub(crate) fn len(&self) -> u64 {
+        let mut count = 0;
+        if self.header().control.repairs.load(Ordering::Acquire) != 0 {
+            // ORPHANs may lie behind the hint.
+            let orphans = (0..self.capacity()).filter(|&index| self.load(index).state() == state::ORPHAN);
+            count += orphans.count() as u64;
+        }
+        self.walk(&self.header().head, |word| {
+            let full = word.state() == state::FULL;
+            count += u64::from(full);
+            // Each of a run is one.
+            if full { 1 } else { self.span(word) }
+        });
+        count.min(self.capacity())
+    }
+
+    /// Whether a sender would find no slot now.
+    pub(crate) fn is_full(&self) -> bool {
+        self.walk(&self.header().tail, |word| self.span(word)) != Some(Relation::Same)
+    }
+
+    /// Walks over the claimed slots from `hint` on, by as many at a time as `visit` says, and how it ends: at an unclaimed slot
+    /// that is free, or at one still in use.
+    fn walk(&self, hint: &AtomicU64, mut visit: impl FnMut(SlotWord) -> u64) -> Option<Relation> {
+        let mut position = hint.load(Ordering::Relaxed);
+        for _ in 0..2 * self.capacity() + HINT_PERIOD {
+            let word = self.load(position);
+            let relation = self.relate(word, position);
+            let distance = match relation {
+                Relation::Same if word.state() == state::FREE => return Some(relation),
+                Relation::Behind => return Some(relation),
+                Relation::Same => visit(word),
+                Relation::Ahead(ahead) => self.skip(ahead),
+            };
+            position = position.wrapping_add(distance);
+        }
+        None
+    }
+}

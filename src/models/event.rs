@@ -1,0 +1,129 @@
+//! The event: sleeping and waking.
+
+use super::*;
+
+/// A counter of things to take, with the event that announces them.
+struct Stock {
+    event: Event,
+    things: AtomicU32,
+}
+
+impl Stock {
+    fn new() -> loom::sync::Arc<Self> {
+        loom::sync::Arc::new(Self { event: Event::new(), things: AtomicU32::new(0) })
+    }
+
+    fn put(&self) {
+        self.things.fetch_add(1, Ordering::Release);
+        self.event.notify(1, MODE);
+    }
+
+    /// Lock-free as a ring's claim is: fails only if there is nothing.
+    fn take(&self) -> ControlFlow<()> {
+        let mut now = self.things.load(Relaxed);
+        while now > 0 {
+            // Acquire: as a ring's claim.
+            match self.things.compare_exchange(now, now - 1, Ordering::Acquire, Relaxed) {
+                Ok(_) => return ControlFlow::Break(()),
+                Err(changed) => now = changed,
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn wait(&self) {
+        self.event.wait(&Still, None, || self.take()).expect("no deadline");
+    }
+}
+
+/// A sleeper that is not woken is a deadlock, which loom reports.
+#[test]
+fn event_wakes_one_sleeper() {
+    explore(None, move || {
+        let stock = Stock::new();
+        let (of_putter, of_taker) = (stock.clone(), stock.clone());
+        let jobs: Vec<Job> = vec![Box::new(move || of_putter.put()), Box::new(move || of_taker.wait())];
+        (jobs, Box::new(move || assert_eq!(stock.things.load(Relaxed), 0)))
+    });
+}
+
+/// Two sleepers, two things put by one thread: each put wakes one.
+#[test]
+fn event_wakes_as_many_as_there_are_things() {
+    explore(Some(2), move || {
+        let stock = Stock::new();
+        let (of_putter, first, second) = (stock.clone(), stock.clone(), stock.clone());
+        let jobs: Vec<Job> = vec![
+            Box::new(move || {
+                of_putter.put();
+                of_putter.put();
+            }),
+            Box::new(move || first.wait()),
+            Box::new(move || second.wait()),
+        ];
+        (jobs, Box::new(move || assert_eq!(stock.things.load(Relaxed), 0)))
+    });
+}
+
+/// Two putters, one sleeper that takes twice: a ticket answered by one notifier must not hide it from the other.
+#[test]
+fn event_is_not_answered_too_early() {
+    explore(Some(2), move || {
+        let stock = Stock::new();
+        let (first, second, of_taker) = (stock.clone(), stock.clone(), stock.clone());
+        let jobs: Vec<Job> = vec![
+            Box::new(move || first.put()),
+            Box::new(move || second.put()),
+            Box::new(move || {
+                of_taker.wait();
+                of_taker.wait();
+            }),
+        ];
+        (jobs, Box::new(move || assert_eq!(stock.things.load(Relaxed), 0)))
+    });
+}
+
+/// A sleeper that leaves after its first sleep, whoever ended that. Counts how often it was asked for the time.
+struct Leaver(core::cell::Cell<u32>);
+
+impl Surroundings for Leaver {
+    fn fence_mode(&self) -> FenceMode {
+        MODE
+    }
+    fn may_spin(&self) -> bool {
+        false
+    }
+    fn look(&self) {}
+    fn passed(&self, _: Deadline) -> bool {
+        self.0.replace(self.0.get() + 1) == 2
+    }
+}
+
+/// Two sleepers and one thing; one of them leaves at its deadline without having taken it. If the wake was spent on that
+/// one, it must be passed on.
+#[test]
+fn event_passes_the_wake_of_a_leaver_on() {
+    explore(Some(2), move || {
+        let stock = Stock::new();
+        let over = loom::sync::Arc::new(AtomicU32::new(0));
+        let (of_putter, of_leaver, of_taker) = (stock.clone(), stock.clone(), stock.clone());
+        let is_over = over.clone();
+        let jobs: Vec<Job> = vec![
+            Box::new(move || of_putter.put()),
+            Box::new(move || {
+                let take_nothing = || match is_over.load(Relaxed) {
+                    0 => ControlFlow::Continue(()),
+                    _ => ControlFlow::Break(()),
+                };
+                of_leaver.event.wait(&Leaver(0.into()), Some(Deadline(0)), take_nothing);
+            }),
+            Box::new(move || {
+                of_taker.wait();
+                // What the leaver's clock would do.
+                over.store(1, Relaxed);
+                of_taker.event.notify(ALL, MODE);
+            }),
+        ];
+        (jobs, Box::new(move || assert_eq!(stock.things.load(Relaxed), 0)))
+    });
+}

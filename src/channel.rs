@@ -17,12 +17,14 @@ use crate::layout::ENTRY_DISCONNECT;
 use crate::object::Object;
 use crate::primitive::FenceMode;
 use crate::ring::Header;
-use crate::segment::{Attached, Side, repair};
+use crate::segment::{Attached, Membership, Side, Token, repair};
 
 /// A ring in a segment, seen from one process.
 #[derive(Clone)]
 pub(crate) struct Channel {
     attached: Arc<Attached>,
+    /// What `attached` knows of us, one step nearer: it is asked on every message.
+    membership: &'static Membership,
     header: NonNull<Header>,
     offset: usize,
     mode: FenceMode,
@@ -42,6 +44,7 @@ impl Channel {
             offset,
             mode: attached.fence_mode(),
             disconnect: object.shape.flags & ENTRY_DISCONNECT != 0,
+            membership: attached.membership(),
             attached: Arc::clone(attached),
         }
     }
@@ -49,6 +52,21 @@ impl Channel {
     #[inline(always)]
     pub(crate) fn attached(&self) -> &Attached {
         &self.attached
+    }
+
+    /// Our participant id; 0 in a fork child that cannot join.
+    #[inline(always)]
+    pub(crate) fn id(&self) -> u16 {
+        match self.membership.token() {
+            Token::NOBODY => self.attached.id(),
+            token => token.id(),
+        }
+    }
+
+    /// Whether we are still who we were: not in a fork child.
+    #[inline(always)]
+    pub(crate) fn is_still(&self, token: Token) -> bool {
+        self.membership.token() == token
     }
 
     #[inline(always)]
@@ -162,6 +180,7 @@ impl Channel {
     }
 }
 
+#[inline(always)]
 fn clamp(n: usize) -> u32 {
     n.min(ALL as usize) as u32
 }

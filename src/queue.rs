@@ -287,7 +287,7 @@ struct Endpoint<T: Pod> {
 
 impl<T: Pod> Endpoint<T> {
     fn new(queue: &Queue<T>, side: Side) -> Result<Self, Error> {
-        if queue.channel.attached().id() == 0 {
+        if queue.channel.id() == 0 {
             return Err(Attached::detached());
         }
         queue.channel.attached().enter(queue.channel.offset(), side);
@@ -365,7 +365,7 @@ impl<T: Pod> Sender<T> {
     #[inline]
     fn owner(&self) -> Result<u16, TrySendError<()>> {
         let channel = &self.end.queue.channel;
-        let owner = channel.attached().id();
+        let owner = channel.id();
         if owner == 0 {
             return Err(TrySendError::Detached(()));
         }
@@ -604,7 +604,7 @@ impl<T: Pod> Receiver<T> {
 
     #[inline]
     fn owner(&self) -> Result<u16, TryRecvError> {
-        match self.end.queue.channel.attached().id() {
+        match self.end.queue.channel.id() {
             0 => Err(TryRecvError::Detached),
             owner => Ok(owner),
         }

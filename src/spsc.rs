@@ -188,8 +188,8 @@ impl<T: Pod> fmt::Debug for SpscQueue<T> {
 struct Endpoint<T: Pod> {
     queue: SpscQueue<T>,
     side: Side,
-    /// Who sits: us, unless this is a fork child; `None` after getting up.
-    sitter: Option<Token>,
+    /// Who sits: us, unless this is a fork child; `NEVER` after getting up.
+    sitter: Token,
     /// Calls that found the ring full or empty.
     vain: u32,
     /// What the seat's word said before we sat down.
@@ -201,7 +201,7 @@ struct Endpoint<T: Pod> {
 impl<T: Pod> Endpoint<T> {
     fn take(queue: &SpscQueue<T>, side: Side) -> Result<Self, Error> {
         let (token, before) = Self::sit(&queue.channel, side)?;
-        Ok(Self { queue: queue.clone(), side, sitter: Some(token), vain: 0, before, not_sync: PhantomData })
+        Ok(Self { queue: queue.clone(), side, sitter: token, vain: 0, before, not_sync: PhantomData })
     }
 
     fn sit(channel: &Channel, side: Side) -> Result<(Token, Before), Error> {
@@ -227,14 +227,14 @@ impl<T: Pod> Endpoint<T> {
 
     #[inline(always)]
     fn is_ours(&self) -> bool {
-        self.sitter.is_some_and(|sitter| self.queue.channel.attached().is_still(sitter))
+        self.queue.channel.is_still(self.sitter)
     }
 
     /// In a fork child: sits down if the parent has got up.
     #[cold]
     fn sit_again(&mut self) -> Result<(), Error> {
         let (token, before) = Self::sit(&self.queue.channel, self.side)?;
-        (self.sitter, self.before) = (Some(token), before);
+        (self.sitter, self.before) = (token, before);
         Ok(())
     }
 
@@ -248,10 +248,10 @@ impl<T: Pod> Endpoint<T> {
 
     /// Leaves the seat as `how` says; nothing after the first time.
     fn get_up(&mut self, how: GetUp) {
-        let Some(id) = self.sitter.take_if(|&mut sitter| self.queue.channel.attached().is_still(sitter)).map(Token::id)
-        else {
+        if !self.is_ours() {
             return;
-        };
+        }
+        let id = core::mem::replace(&mut self.sitter, Token::NEVER).id();
         let seat = Seat::of(&self.queue.channel.header().roles, self.side);
         match how {
             GetUp::Close => {

@@ -37,7 +37,7 @@ impl<'a, T: Pod> Held<'a, T> {
     /// Gives the claim to `decide`, if it is ours.
     fn decide(&mut self, decide: impl FnOnce(&Queue<T>, Claim)) {
         if let Some(claim) = self.claim.take()
-            && self.queue.channel.attached().is_still(self.token)
+            && self.queue.channel.is_still(self.token)
         {
             decide(self.queue, claim);
         }

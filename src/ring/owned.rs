@@ -159,6 +159,8 @@ pub(crate) struct Words {
     slots: NonNull<u8>,
     stride: usize,
     mask: u64,
+    /// The bits of a position that change where a hint is bumped.
+    hinted: u64,
 }
 
 // SAFETY: the words are atomics in memory that every thread may reach; payloads are touched under a claim only.
@@ -226,7 +228,8 @@ impl Words {
     /// for a [`Header`] and to `stride`'s word; `capacity` is a power of two.
     pub(crate) unsafe fn new(header: NonNull<Header>, slots: NonNull<u8>, stride: usize, capacity: u64) -> Self {
         debug_assert!(capacity.is_power_of_two());
-        Self { header, slots, stride, mask: capacity - 1 }
+        let hinted = !(HINT_PERIOD.min(capacity) - 1);
+        Self { header, slots, stride, mask: capacity - 1, hinted }
     }
 
     pub(crate) fn capacity(&self) -> u64 {
@@ -321,23 +324,6 @@ impl Words {
         4 * self.capacity() + SPARE_STEPS
     }
 
-    /// Claims the first unclaimed slot for writing; `None` when the ring is full.
-    #[inline]
-    pub(crate) fn claim_free(&self, cursor: &Cursor, owner: u16) -> Option<Claim> {
-        let position = cursor.next.load(Ordering::Relaxed);
-        let free = self.free(position);
-        let taken = self.at(position, 0, state::WRITING, owner);
-        let word = self.word(position);
-        // The common case: the slot after our last one is free.
-        if word.load(Ordering::Relaxed) == free.0
-            && word.compare_exchange(free.0, taken.0, Ordering::Acquire, Ordering::Relaxed).is_ok()
-        {
-            self.advance(cursor, &self.header().tail, position.wrapping_add(1), position, false);
-            return Some(Claim { position });
-        }
-        self.claim_free_run(cursor, owner, 1).map(Run::claim)
-    }
-
     /// Claims the first unclaimed slot for writing, and with it those behind it that are free, `most` in all; `None` when the
     /// ring is full.
     #[inline(never)]
@@ -385,7 +371,7 @@ impl Words {
     fn advance(&self, cursor: &Cursor, hint: &AtomicU64, next: u64, claimed: u64, met_rival: bool) {
         cursor.next.store(next, Ordering::Relaxed);
         let rivals = if met_rival { RIVALRY } else { cursor.rivals.load(Ordering::Relaxed) };
-        if rivals > 0 || (claimed ^ next) & !(HINT_PERIOD.min(self.capacity()) - 1) != 0 {
+        if rivals > 0 || (claimed ^ next) & self.hinted != 0 {
             cursor.rivals.store(rivals.saturating_sub(1), Ordering::Relaxed);
             self.bump(hint, next);
         }
@@ -401,17 +387,11 @@ impl Words {
         }
     }
 
-    /// Claims a slot for writing, unless the ring is closed.
-    #[inline]
-    pub(crate) fn reserve(&self, cursor: &Cursor, owner: u16, mode: FenceMode) -> Result<Claim, Refused> {
-        let Some(claim) = self.claim_free(cursor, owner) else { return Err(Refused::Full) };
-        // See `Control`: the claim is visible to a closer, or we see that it is closing.
+    /// See `Control`: the claim is visible to a closer, or we see that it is closing.
+    #[inline(always)]
+    fn is_closing_after_claim(&self, mode: FenceMode) -> bool {
         light_fence(mode);
-        if self.header().control.is_closing() {
-            self.release(claim);
-            return Err(Refused::Closed);
-        }
-        Ok(claim)
+        self.header().control.is_closing()
     }
 
     /// Claims up to `most` slots in a row for writing, unless the ring is closed.
@@ -423,21 +403,11 @@ impl Words {
         most: usize,
     ) -> Result<Run, Refused> {
         let Some(run) = self.claim_free_run(cursor, owner, most) else { return Err(Refused::Full) };
-        // As in `reserve`.
-        light_fence(mode);
-        if self.header().control.is_closing() {
+        if self.is_closing_after_claim(mode) {
             self.free_run(&run);
             return Err(Refused::Closed);
         }
         Ok(run)
-    }
-
-    /// Publishes a written slot.
-    #[inline]
-    pub(crate) fn commit(&self, claim: Claim) {
-        let full = self.at(claim.position, 0, state::FULL, 0);
-        // Release: whoever sees FULL sees the payload. Only the owner leaves WRITING.
-        self.word(claim.position).store(full.0, Ordering::Release);
     }
 
     /// Publishes all of a written run at once: what comes behind its first slot is not looked at before that is FULL.
@@ -445,17 +415,9 @@ impl Words {
         for offset in (0..=run.extra).rev() {
             let position = run.position.wrapping_add(offset);
             let full = self.at(position, run.extra - offset, state::FULL, 0);
-            // Release: as in `commit`.
+            // Release: as in `Owned::commit`.
             self.word(position).store(full.0, Ordering::Release);
         }
-    }
-
-    /// Gives a slot that was claimed for writing or reading back to the senders, one lap on.
-    #[inline]
-    pub(crate) fn release(&self, claim: Claim) {
-        let free = self.free(claim.position.wrapping_add(self.capacity()));
-        // Release: the next writer of the payload comes after our reads. Only the owner leaves WRITING or READING.
-        self.word(claim.position).store(free.0, Ordering::Release);
     }
 
     /// Gives a run that was read back to the senders. Once it says DONE, all of it was received.
@@ -475,7 +437,9 @@ impl Words {
     /// Frees a run from its end, so that whoever sees the first slot free does not take the next ones for unclaimed.
     fn free_run(&self, run: &Run) {
         for offset in (0..=run.extra).rev() {
-            self.release(Claim { position: run.position.wrapping_add(offset) });
+            let position = run.position.wrapping_add(offset);
+            // Release: as in `Owned::release`.
+            self.word(position).store(self.free(position.wrapping_add(self.capacity())).0, Ordering::Release);
         }
     }
 
@@ -492,33 +456,11 @@ impl Words {
         self.header().control.repairs.fetch_add(1, Ordering::Release);
     }
 
-    /// Claims the oldest message that is there.
-    #[inline]
-    pub(crate) fn claim_full(&self, cursor: &Cursor, owner: u16) -> Result<Claim, Empty> {
-        // Acquire: pairs with `announce_orphans`, so that the ORPHAN words are there to be found.
-        let repairs = self.header().control.repairs.load(Ordering::Acquire);
-        if repairs == cursor.repairs.load(Ordering::Relaxed) {
-            let position = cursor.next.load(Ordering::Relaxed);
-            let word = self.word(position);
-            let full = SlotWord(word.load(Ordering::Relaxed));
-            if self.single(full) == self.at(position, 0, state::FULL, 0) {
-                let taken = self.at(position, 0, state::READING, owner);
-                // AcqRel: Acquires the commit; Releases what we did before, so that whoever sees the message taken sees the
-                // commit of one before it that we had passed over, and does not say Empty.
-                if word.compare_exchange(full.0, taken.0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                    self.advance(cursor, &self.header().head, position.wrapping_add(1), position, false);
-                    return Ok(Claim { position });
-                }
-            }
-        }
-        self.claim_full_run(cursor, owner, 1).map(Run::claim)
-    }
-
     /// Claims the oldest message that is there, and with it those that were sent in one run with it, `most` in all: ORPHANs
     /// first, those older than our position.
     #[inline(never)]
     pub(crate) fn claim_full_run(&self, cursor: &Cursor, owner: u16, most: usize) -> Result<Run, Empty> {
-        // Acquire: as in `claim_full`.
+        // Acquire: pairs with `announce_orphans`, so that the ORPHAN words are there to be found.
         let mut repairs = self.header().control.repairs.load(Ordering::Acquire);
         for _ in 0..ORPHAN_TRIES {
             if repairs != cursor.repairs.load(Ordering::Relaxed) {
@@ -597,7 +539,7 @@ impl Words {
                 Found::Message => {
                     let extra = self.extra(word).min(most.max(1) as u64 - 1);
                     let taken = self.at(position, extra, state::READING, owner);
-                    // The look has Acquired the commit. Release: see `claim_full`.
+                    // The look has Acquired the commit. Release: see `Owned::claim_full`.
                     let claim =
                         self.word(position).compare_exchange(word.0, taken.0, Ordering::Release, Ordering::Relaxed);
                     if claim.is_ok() {
@@ -674,9 +616,80 @@ impl<T: Copy> Owned<T> {
         Self { words, marker: PhantomData }
     }
 
+    /// As [`Words::address`], with a stride that the compiler knows.
+    #[inline(always)]
     fn slot(&self, position: u64) -> &Slot<T> {
-        // SAFETY: the address lies inside the slots, each of which has room for a `Slot<T>` at its stride.
-        unsafe { self.words.address(position).cast::<Slot<T>>().as_ref() }
+        let offset = (position & self.mask) as usize * Element::<T>::SLOT_STRIDE;
+        // SAFETY: the masked index is below the capacity, so the offset stays inside the slots.
+        let slot = unsafe { self.slots.add(offset) };
+        // SAFETY: each of them has room for a `Slot<T>`.
+        unsafe { slot.cast::<Slot<T>>().as_ref() }
+    }
+
+    /// Claims the first unclaimed slot for writing; `None` when the ring is full.
+    #[inline]
+    pub(crate) fn claim_free(&self, cursor: &Cursor, owner: u16) -> Option<Claim> {
+        let position = cursor.next.load(Ordering::Relaxed);
+        let free = self.free(position);
+        let taken = self.at(position, 0, state::WRITING, owner);
+        let word = &self.slot(position).word;
+        // The common case: the slot after our last one is free.
+        if word.load(Ordering::Relaxed) == free.0
+            && word.compare_exchange(free.0, taken.0, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        {
+            self.advance(cursor, &self.header().tail, position.wrapping_add(1), position, false);
+            return Some(Claim { position });
+        }
+        self.claim_free_run(cursor, owner, 1).map(Run::claim)
+    }
+
+    /// Claims a slot for writing, unless the ring is closed.
+    #[inline]
+    pub(crate) fn reserve(&self, cursor: &Cursor, owner: u16, mode: FenceMode) -> Result<Claim, Refused> {
+        let Some(claim) = self.claim_free(cursor, owner) else { return Err(Refused::Full) };
+        if self.is_closing_after_claim(mode) {
+            self.release(claim);
+            return Err(Refused::Closed);
+        }
+        Ok(claim)
+    }
+
+    /// Publishes a written slot.
+    #[inline]
+    pub(crate) fn commit(&self, claim: Claim) {
+        let full = self.at(claim.position, 0, state::FULL, 0);
+        // Release: whoever sees FULL sees the payload. Only the owner leaves WRITING.
+        self.slot(claim.position).word.store(full.0, Ordering::Release);
+    }
+
+    /// Gives a slot that was claimed for writing or reading back to the senders, one lap on.
+    #[inline]
+    pub(crate) fn release(&self, claim: Claim) {
+        let free = self.free(claim.position.wrapping_add(self.capacity()));
+        // Release: the next writer of the payload comes after our reads. Only the owner leaves WRITING or READING.
+        self.slot(claim.position).word.store(free.0, Ordering::Release);
+    }
+
+    /// Claims the oldest message that is there.
+    #[inline]
+    pub(crate) fn claim_full(&self, cursor: &Cursor, owner: u16) -> Result<Claim, Empty> {
+        // Relaxed: if it is another one, `claim_full_run` looks at it in earnest.
+        let repairs = self.header().control.repairs.load(Ordering::Relaxed);
+        if repairs == cursor.repairs.load(Ordering::Relaxed) {
+            let position = cursor.next.load(Ordering::Relaxed);
+            let word = &self.slot(position).word;
+            let full = SlotWord(word.load(Ordering::Relaxed));
+            if self.single(full) == self.at(position, 0, state::FULL, 0) {
+                let taken = self.at(position, 0, state::READING, owner);
+                // AcqRel: Acquires the commit; Releases what we did before, so that whoever sees the message taken sees the
+                // commit of one before it that we had passed over, and does not say Empty.
+                if word.compare_exchange(full.0, taken.0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                    self.advance(cursor, &self.header().head, position.wrapping_add(1), position, false);
+                    return Ok(Claim { position });
+                }
+            }
+        }
+        self.claim_full_run(cursor, owner, 1).map(Run::claim)
     }
 
     /// Claims, writes and commits: everything of a send but the notification.
@@ -732,14 +745,14 @@ impl<T: Copy> Owned<T> {
         value
     }
 
-    /// Writes the payload of a slot claimed by [`Words::claim_free`].
+    /// Writes the payload of a slot claimed by [`Owned::claim_free`].
     #[inline]
     pub(crate) fn write(&self, claim: &Claim, value: &T) {
         // SAFETY: a claim exists only between a successful CAS and the commit or release that consumes it.
         unsafe { self.slot(claim.position).payload.write(value) }
     }
 
-    /// Reads the payload of a slot claimed by [`Words::claim_full`].
+    /// Reads the payload of a slot claimed by [`Owned::claim_full`].
     #[inline]
     pub(crate) fn read(&self, claim: &Claim) -> T {
         // SAFETY: as for `write`; any bits are a `T` by the contract of `new`.

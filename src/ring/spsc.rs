@@ -1,8 +1,8 @@
 //! The SPSC ring: two positions, each written by one end only. Wait-free.
 //!
 //! `tail` counts what was ever sent, `head` what was ever received; what lies between them is whole. Each end keeps its
-//! own position and a copy of the other's privately and reloads the copy only when the ring seems full or empty, so
-//! that in a stream neither end takes the other's line on every message. A commit is one Release store.
+//! own position privately, and how far it may go before it has to look at the other's again, so that in a stream neither end
+//! takes the other's line on every message. A commit is one Release store.
 //!
 //! A death needs no repair: a payload that was being written lies beyond `tail`, one that was being read not yet behind
 //! `head`. A successor takes the seat and rereads both.
@@ -21,7 +21,16 @@ use crate::primitive::{Ordering, Payload};
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Position {
     own: u64,
-    other: u64,
+    /// The first slot that is not known to be ours.
+    limit: u64,
+}
+
+impl Position {
+    /// Slots that are known to be ours.
+    #[inline(always)]
+    fn left(self) -> u64 {
+        self.limit.wrapping_sub(self.own)
+    }
 }
 
 /// An SPSC ring of `T`.
@@ -73,41 +82,40 @@ impl<T: Copy> Spsc<T> {
 
     /// The sender's view when it takes its seat.
     pub(crate) fn sender_position(&self) -> Position {
-        // Acquire on both: what the previous sender and the receiver did comes before what we do.
-        Position { own: self.header().tail.load(Ordering::Acquire), other: self.header().head.load(Ordering::Acquire) }
+        // Acquire: what the previous sender did comes before what we do.
+        let own = self.header().tail.load(Ordering::Acquire);
+        Position { own, limit: own }
     }
 
     /// The receiver's view when it takes its seat.
     pub(crate) fn receiver_position(&self) -> Position {
         // Acquire: as above.
-        Position { own: self.header().head.load(Ordering::Acquire), other: self.header().tail.load(Ordering::Acquire) }
+        let own = self.header().head.load(Ordering::Acquire);
+        Position { own, limit: own }
     }
 
-    /// Free slots, asking the other end only when its copy says that there are fewer than `wanted`.
-    #[inline]
+    /// Free slots, asking the other end only when fewer than `wanted` are known.
+    #[inline(always)]
     pub(crate) fn room(&self, position: &mut Position, wanted: u64) -> u64 {
-        let room = self.capacity().saturating_sub(position.own.wrapping_sub(position.other));
-        if room >= wanted {
-            return room;
+        if position.left() < wanted {
+            // Acquire: the receiver is done with the payloads behind `head`.
+            let head = self.header().head.load(Ordering::Acquire);
+            let room = self.capacity().saturating_sub(position.own.wrapping_sub(head));
+            position.limit = position.own.wrapping_add(room);
         }
-        // Acquire: the receiver is done with the payloads behind `head`.
-        position.other = self.header().head.load(Ordering::Acquire);
-        self.capacity().saturating_sub(position.own.wrapping_sub(position.other))
+        position.left()
     }
 
-    /// Messages to be had, asking the other end only when its copy says that there are fewer than `wanted`.
-    #[inline]
+    /// Messages to be had, asking the other end only when fewer than `wanted` are known.
+    #[inline(always)]
     pub(crate) fn ready(&self, position: &mut Position, wanted: u64) -> u64 {
-        if position.other.wrapping_sub(position.own) < wanted {
+        if position.left() < wanted {
             // Acquire: the payloads before `tail` are whole.
-            position.other = self.header().tail.load(Ordering::Acquire);
+            let tail = self.header().tail.load(Ordering::Acquire);
+            let is_possible = tail.wrapping_sub(position.own) <= self.capacity();
+            position.limit = if is_possible { tail } else { position.own };
         }
-        let ready = position.other.wrapping_sub(position.own);
-        if ready > self.capacity() {
-            position.other = position.own;
-            return 0;
-        }
-        ready
+        position.left()
     }
 
     /// Writes the payload `offset` places beyond the last commit; the caller has seen more `room` than that.

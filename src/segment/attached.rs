@@ -224,6 +224,10 @@ impl Attached {
         }
     }
 
+    pub(crate) fn membership(&self) -> &'static Membership {
+        self.membership
+    }
+
     /// Our process id, if we are somebody.
     pub(crate) fn pid(&self) -> u32 {
         self.membership.pid()

@@ -39,6 +39,8 @@ pub(crate) struct Token(u32);
 
 impl Token {
     pub(crate) const NOBODY: Self = Self(0);
+    /// What no process ever is: nobody's id has this many bits.
+    pub(crate) const NEVER: Self = Self(u32::MAX);
 
     pub(crate) fn new(id: u16) -> Self {
         Self(GENERATION.load(Ordering::Relaxed) << 16 | u32::from(id))

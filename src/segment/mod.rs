@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 pub(crate) use attached::{Attached, Wanted};
 pub use inspect::{Listed, ObjectInfo, ParticipantInfo, Peer, Snapshot};
-pub(crate) use membership::{Side, Token};
+pub(crate) use membership::{Membership, Side, Token};
 pub use options::SegmentOptions;
 pub use repair::Recovered;
 pub use watcher::{Change, Watcher};

@@ -34,6 +34,27 @@ mod imp {
             unsafe { self.0.get().cast::<T>().read() }
         }
 
+        /// Writes `values` into as many payloads in a row.
+        ///
+        /// # Safety
+        /// The caller holds the claims on all of them, of which `first` is the first.
+        pub(crate) unsafe fn write_all(first: NonNull<Self>, values: &[T]) {
+            // SAFETY: the claims make these cells ours, and `values` is other memory.
+            unsafe { first.as_ptr().cast::<T>().copy_from_nonoverlapping(values.as_ptr(), values.len()) }
+        }
+
+        /// Appends `count` payloads in a row to `buffer`, which has room for them.
+        ///
+        /// # Safety
+        /// The caller holds the claims on all of them, of which `first` is the first; `T` accepts every bit pattern.
+        pub(crate) unsafe fn append_all(first: NonNull<Self>, count: usize, buffer: &mut Vec<T>) {
+            let room = &mut buffer.spare_capacity_mut()[..count];
+            // SAFETY: the claims make these cells ours, and the buffer is other memory with as much room.
+            unsafe { first.as_ptr().cast::<MaybeUninit<T>>().copy_to_nonoverlapping(room.as_mut_ptr(), count) }
+            // SAFETY: they were written just now, and any bits are a `T`.
+            unsafe { buffer.set_len(buffer.len() + count) }
+        }
+
         /// Where the payload is; the caller follows the rules above.
         pub(crate) fn place(&self) -> NonNull<T> {
             NonNull::from(&self.0).cast()

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
 
-pub use self::in_place::{RecvGuard, Reservation};
+pub use self::in_place::{RecvGuard, Reservation, SliceGuard, SliceReservation};
 
 use crate::channel::{Channel, no_deadline, no_deadline_recv};
 use crate::deadline::Deadline;
@@ -330,8 +330,8 @@ impl<T: Pod> Sender<T> {
 
     #[inline]
     fn attempt(&mut self, value: &T) -> Result<(), TrySendError<()>> {
-        self.try_room()?;
-        self.end.queue.ring.write(&self.position, 0, value);
+        self.try_room(1)?;
+        self.end.queue.ring.write(&self.position, value);
         self.end.queue.ring.commit(&mut self.position, 1);
         self.end.queue.channel.committed(1);
         Ok(())
@@ -382,24 +382,25 @@ impl<T: Pod> Sender<T> {
     /// # Errors
     /// As for [`Sender::try_send`].
     pub fn try_reserve(&mut self) -> Result<Reservation<'_, T>, TrySendError<()>> {
-        self.try_room()?;
+        self.try_room(1)?;
         Ok(Reservation::new(self))
     }
 
+    /// As `room`; an error if there is none.
     #[inline]
-    fn try_room(&mut self) -> Result<(), TrySendError<()>> {
-        match self.room(1)? {
+    fn try_room(&mut self, wanted: u64) -> Result<u64, TrySendError<()>> {
+        match self.room(wanted)? {
             0 => {
                 self.end.in_vain();
                 Err(TrySendError::Full(()))
             }
-            _ => Ok(()),
+            room => Ok(room),
         }
     }
 
-    fn room_until(&mut self, deadline: Option<Deadline>) -> Result<(), SendTimeoutError<()>> {
+    fn room_until(&mut self, wanted: u64, deadline: Option<Deadline>) -> Result<u64, SendTimeoutError<()>> {
         let channel = self.end.queue.channel.clone();
-        channel.send_blocking(deadline, || self.try_room())
+        channel.send_blocking(deadline, || self.try_room(wanted))
     }
 
     /// Reserves a slot, waiting for room as long as it takes, to write a message in place. Nothing is copied;
@@ -421,7 +422,7 @@ impl<T: Pod> Sender<T> {
     /// # Errors
     /// As for [`Sender::send`].
     pub fn reserve(&mut self) -> Result<Reservation<'_, T>, SendError<()>> {
-        no_deadline(self.room_until(None))?;
+        no_deadline(self.room_until(1, None))?;
         Ok(Reservation::new(self))
     }
 
@@ -430,8 +431,42 @@ impl<T: Pod> Sender<T> {
     /// # Errors
     /// As for [`Sender::send_timeout`].
     pub fn reserve_timeout(&mut self, timeout: Duration) -> Result<Reservation<'_, T>, SendTimeoutError<()>> {
-        self.room_until(Deadline::after(timeout))?;
+        self.room_until(1, Deadline::after(timeout))?;
         Ok(Reservation::new(self))
+    }
+
+    /// Reserves up to `most` slots in a row that are free now: see [`Sender::reserve_slice`]. `most` of 0 reserves none.
+    ///
+    /// # Errors
+    /// As for [`Sender::try_send`].
+    pub fn try_reserve_slice(&mut self, most: usize) -> Result<SliceReservation<'_, T>, TrySendError<()>> {
+        let room = if most == 0 { 0 } else { self.try_room(most as u64)? };
+        Ok(SliceReservation::new(self, room.min(most as u64)))
+    }
+
+    /// Reserves up to `most` slots in a row, waiting for the first as long as it takes, to write messages in place;
+    /// [`SliceReservation::commit`] sends them all at once, dropping it sends none. It may be fewer than there is room for: a
+    /// row ends where the memory does.
+    ///
+    /// ```
+    /// use gimmal::{Segment, SpscQueue};
+    ///
+    /// let segment = Segment::anonymous()?;
+    /// let queue = SpscQueue::<u32>::create(&segment, "samples", 64)?;
+    /// let (mut sender, mut receiver) = (queue.sender()?, queue.receiver()?);
+    /// let mut slots = sender.reserve_slice(10)?;
+    /// let count = slots.iter_mut().zip(100..).map(|(slot, n)| *slot = n).count();
+    /// slots.commit(count);
+    /// assert_eq!(receiver.recv_slice(3)?[..], [100, 101, 102]); // received when dropped
+    /// assert_eq!(receiver.recv(), Ok(103));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Sender::send`].
+    pub fn reserve_slice(&mut self, most: usize) -> Result<SliceReservation<'_, T>, SendError<()>> {
+        let room = if most == 0 { 0 } else { no_deadline(self.room_until(most as u64, None))? };
+        Ok(SliceReservation::new(self, room.min(most as u64)))
     }
 
     /// Sends as many of `values` as there is room for now, all at once, and says how many.
@@ -444,10 +479,8 @@ impl<T: Pod> Sender<T> {
         }
         let wanted = values.len() as u64;
         let count = self.room(wanted)?.min(wanted);
-        for (offset, value) in (0..count).zip(values) {
-            self.end.queue.ring.write(&self.position, offset, value);
-        }
         if count > 0 {
+            self.end.queue.ring.write_many(&self.position, &values[..count as usize]);
             self.end.queue.ring.commit(&mut self.position, count);
             self.end.queue.channel.committed(count as usize);
         }
@@ -556,7 +589,7 @@ impl<T: Pod> Receiver<T> {
     #[inline]
     pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
         self.ready(1)?;
-        let value = self.end.queue.ring.read(&self.position, 0);
+        let value = self.end.queue.ring.read(&self.position);
         self.end.queue.ring.release(&mut self.position, 1);
         self.end.queue.channel.released(1);
         Ok(value)
@@ -601,9 +634,9 @@ impl<T: Pod> Receiver<T> {
         }
     }
 
-    fn ready_until(&mut self, deadline: Option<Deadline>) -> Result<(), RecvTimeoutError> {
+    fn ready_until(&mut self, wanted: u64, deadline: Option<Deadline>) -> Result<u64, RecvTimeoutError> {
         let channel = self.end.queue.channel.clone();
-        channel.receive_blocking(deadline, || self.ready(1)).map(drop)
+        channel.receive_blocking(deadline, || self.ready(wanted))
     }
 
     /// Receives what is there now and reads it in place: see [`Receiver::recv_guard`].
@@ -622,7 +655,7 @@ impl<T: Pod> Receiver<T> {
     /// # Errors
     /// As for [`Receiver::recv`].
     pub fn recv_guard(&mut self) -> Result<RecvGuard<'_, T>, RecvError> {
-        no_deadline_recv(self.ready_until(None))?;
+        no_deadline_recv(self.ready_until(1, None))?;
         Ok(RecvGuard::new(self))
     }
 
@@ -631,14 +664,35 @@ impl<T: Pod> Receiver<T> {
     /// # Errors
     /// As for [`Receiver::recv_timeout`].
     pub fn recv_guard_timeout(&mut self, timeout: Duration) -> Result<RecvGuard<'_, T>, RecvTimeoutError> {
-        self.ready_until(Deadline::after(timeout))?;
+        self.ready_until(1, Deadline::after(timeout))?;
         Ok(RecvGuard::new(self))
+    }
+
+    /// Receives up to `most` messages in a row that are there now, read in place: see [`Receiver::recv_slice`]. `most` of 0
+    /// receives none.
+    ///
+    /// # Errors
+    /// As for [`Receiver::try_recv`].
+    pub fn try_recv_slice(&mut self, most: usize) -> Result<SliceGuard<'_, T>, TryRecvError> {
+        let ready = if most == 0 { 0 } else { self.ready(most as u64)? };
+        Ok(SliceGuard::new(self, ready.min(most as u64)))
+    }
+
+    /// Receives up to `most` messages in a row, waiting for the first as long as it takes, and reads them in place. They count as
+    /// received when the guard is dropped, all at once, or as many of them as [`SliceGuard::release`] says. It may be fewer
+    /// than are there: a row ends where the memory does. For an example see [`Sender::reserve_slice`].
+    ///
+    /// # Errors
+    /// As for [`Receiver::recv`].
+    pub fn recv_slice(&mut self, most: usize) -> Result<SliceGuard<'_, T>, RecvError> {
+        let ready = if most == 0 { 0 } else { no_deadline_recv(self.ready_until(most as u64, None))? };
+        Ok(SliceGuard::new(self, ready.min(most as u64)))
     }
 
     /// Whether a message is there, waiting for one for at most `timeout`; it is not taken. `true` also when the other end
     /// is gone, since a receive would not wait then.
     pub fn poll(&mut self, timeout: Duration) -> bool {
-        !matches!(self.ready_until(Deadline::after(timeout)), Err(RecvTimeoutError::Timeout))
+        !matches!(self.ready_until(1, Deadline::after(timeout)), Err(RecvTimeoutError::Timeout))
     }
 
     /// Appends at most `most` of the messages that are there now to `buffer` and says how many.
@@ -650,9 +704,7 @@ impl<T: Pod> Receiver<T> {
             return Ok(0);
         }
         let count = self.ready(most as u64)?.min(most as u64);
-        // Room first: a message that was taken must have a place to go, whatever the allocator does.
-        buffer.reserve(count as usize);
-        buffer.extend((0..count).map(|offset| self.end.queue.ring.read(&self.position, offset)));
+        self.end.queue.ring.read_many(&self.position, count, buffer);
         self.end.queue.ring.release(&mut self.position, count);
         self.end.queue.channel.released(count as usize);
         Ok(count as usize)

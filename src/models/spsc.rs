@@ -18,7 +18,7 @@ fn spsc_delivers_in_order() {
                 let mut value = 1;
                 for _ in 0..3 {
                     if ring.room(&mut position, 1) > 0 {
-                        ring.write(&position, 0, &value);
+                        ring.write(&position, &value);
                         ring.commit(&mut position, 1);
                         value += 1;
                     }
@@ -28,7 +28,7 @@ fn spsc_delivers_in_order() {
                 let (ring, mut position) = (of_receiver.ring(), Position::default());
                 for _ in 0..3 {
                     if ring.ready(&mut position, 1) > 0 {
-                        got.add(ring.read(&position, 0));
+                        got.add(ring.read(&position));
                         ring.release(&mut position, 1);
                     }
                 }
@@ -40,7 +40,7 @@ fn spsc_delivers_in_order() {
             let mut all = log.take();
             seen.add(all.clone());
             while ring.ready(&mut position, 1) > 0 {
-                all.push(ring.read(&position, 0));
+                all.push(ring.read(&position));
                 ring.release(&mut position, 1);
             }
             assert!(all.len() <= 3 && all.iter().zip(1..).all(|(&got, sent)| got == sent), "{all:?}");

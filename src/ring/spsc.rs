@@ -72,12 +72,16 @@ impl<T: Copy> Spsc<T> {
     }
 
     #[inline(always)]
-    fn payload(&self, position: u64) -> &Payload<T> {
+    fn address(&self, position: u64) -> NonNull<Payload<T>> {
         let offset = (position & self.mask) as usize * size_of::<Payload<T>>();
         // SAFETY: the masked index is below the capacity, so the offset stays inside the slots.
-        let slot = unsafe { self.slots.add(offset) };
+        unsafe { self.slots.add(offset) }.cast()
+    }
+
+    #[inline(always)]
+    fn payload(&self, position: u64) -> &Payload<T> {
         // SAFETY: the slot is valid and aligned by the contract of `new`, and accessed through its cell only.
-        unsafe { slot.cast::<Payload<T>>().as_ref() }
+        unsafe { self.address(position).as_ref() }
     }
 
     /// The sender's view when it takes its seat.
@@ -118,17 +122,51 @@ impl<T: Copy> Spsc<T> {
         position.left()
     }
 
-    /// Writes the payload `offset` places beyond the last commit; the caller has seen more `room` than that.
+    /// Writes the payload at our own position; the caller has seen `room`.
     #[inline]
-    pub(crate) fn write(&self, position: &Position, offset: u64, value: &T) {
+    pub(crate) fn write(&self, position: &Position, value: &T) {
         // SAFETY: between `tail` and `head + capacity` the slots are the sender's, and `&mut End` makes us the sender.
-        unsafe { self.payload(position.own.wrapping_add(offset)).write(value) }
+        unsafe { self.payload(position.own).write(value) }
     }
 
-    /// Where the payload `offset` places beyond our own position is; the caller has seen it free, or ready.
+    /// Where the payload at our own position is; the caller has seen it free, or ready.
     #[cfg(not(loom))]
-    pub(crate) fn place(&self, position: &Position, offset: u64) -> NonNull<T> {
-        self.payload(position.own.wrapping_add(offset)).place()
+    pub(crate) fn place(&self, position: &Position) -> NonNull<T> {
+        self.payload(position.own).place()
+    }
+
+    /// How many of `count` slots from our own position on lie in a row, up to the end of the memory.
+    #[cfg(not(loom))]
+    fn in_a_row(&self, position: &Position, count: u64) -> u64 {
+        count.min(self.capacity() - (position.own & self.mask))
+    }
+
+    /// The payloads from our own position on that lie in a row, `count` or fewer; the caller has seen `count` free, or ready.
+    #[cfg(not(loom))]
+    pub(crate) fn places(&self, position: &Position, count: u64) -> NonNull<[T]> {
+        NonNull::slice_from_raw_parts(self.place(position), self.in_a_row(position, count) as usize)
+    }
+
+    /// Writes as many payloads; the caller has seen as much `room`.
+    #[cfg(not(loom))]
+    pub(crate) fn write_many(&self, position: &Position, values: &[T]) {
+        let first = self.in_a_row(position, values.len() as u64);
+        let (in_front, behind) = values.split_at(first as usize);
+        for (offset, values) in [(0, in_front), (first, behind)] {
+            // SAFETY: as in `write`, for all of them, and they lie in a row.
+            unsafe { Payload::write_all(self.address(position.own.wrapping_add(offset)), values) }
+        }
+    }
+
+    /// Appends `count` payloads to `buffer`; the caller has seen them `ready`.
+    #[cfg(not(loom))]
+    pub(crate) fn read_many(&self, position: &Position, count: u64, buffer: &mut Vec<T>) {
+        buffer.reserve(count as usize);
+        let first = self.in_a_row(position, count);
+        for (offset, count) in [(0, first), (first, count - first)] {
+            // SAFETY: as in `read`, for all of them, and they lie in a row.
+            unsafe { Payload::append_all(self.address(position.own.wrapping_add(offset)), count as usize, buffer) }
+        }
     }
 
     /// Publishes `count` payloads.
@@ -139,11 +177,11 @@ impl<T: Copy> Spsc<T> {
         self.header().tail.store(position.own, Ordering::Release);
     }
 
-    /// Reads the payload `offset` places beyond the last release; the caller has seen it `ready`.
+    /// Reads the payload at our own position; the caller has seen it `ready`.
     #[inline]
-    pub(crate) fn read(&self, position: &Position, offset: u64) -> T {
+    pub(crate) fn read(&self, position: &Position) -> T {
         // SAFETY: between `head` and `tail` the slots are the receiver's; any bits are a `T` by the contract of `new`.
-        unsafe { self.payload(position.own.wrapping_add(offset)).read() }
+        unsafe { self.payload(position.own).read() }
     }
 
     /// Gives `count` slots back.

@@ -84,8 +84,11 @@ fn run(capacity: usize, sent_before: u64, ops: &[Op]) {
                 assert_eq!(room == 0, model.len() == capacity);
                 for _ in 0..most.min(room.saturating_sub(written.len() as u64)) {
                     message += 1;
-                    bed.ring.write(&sender, written.len() as u64, &message);
                     written.push(message);
+                }
+                match written[..] {
+                    [message] => bed.ring.write(&sender, &message),
+                    _ => bed.ring.write_many(&sender, &written),
                 }
             }
             Op::Commit => {
@@ -96,9 +99,12 @@ fn run(capacity: usize, sent_before: u64, ops: &[Op]) {
                 let ready = bed.ring.ready(&mut receiver, 1);
                 assert!(ready <= model.len() as u64);
                 assert_eq!(ready == 0, model.is_empty());
-                for _ in 0..most.min(ready.saturating_sub(read)) {
-                    assert_eq!(bed.ring.read(&receiver, read), model[read as usize]);
-                    read += 1;
+                read += most.min(ready.saturating_sub(read));
+                let mut buffer = vec![7];
+                bed.ring.read_many(&receiver, read, &mut buffer);
+                assert!(buffer.iter().eq([7].iter().chain(model.range(..read as usize))));
+                if read > 0 {
+                    assert_eq!(bed.ring.read(&receiver), model[0]);
                 }
             }
             Op::Release => {
@@ -158,15 +164,11 @@ proptest! {
             }
             let room = bed.ring.room(&mut sender, 1);
             prop_assert!(room <= capacity as u64);
-            for offset in 0..room {
-                bed.ring.write(&sender, offset, &1);
-            }
+            bed.ring.write_many(&sender, &vec![1; room as usize]);
             bed.ring.commit(&mut sender, room);
             let ready = bed.ring.ready(&mut receiver, 1);
             prop_assert!(ready <= capacity as u64);
-            for offset in 0..ready {
-                bed.ring.read(&receiver, offset);
-            }
+            bed.ring.read_many(&receiver, ready, &mut Vec::new());
             bed.ring.release(&mut receiver, ready);
             prop_assert!(bed.ring.len() <= capacity as u64);
         }
@@ -201,10 +203,10 @@ fn a_message_of_any_size_stays_in_its_slot() {
         let (mut sender, mut receiver) = (ring.sender_position(), ring.receiver_position());
         for message in messages.into_iter().cycle().take(4 * capacity) {
             assert!(ring.room(&mut sender, 1) > 0);
-            ring.write(&sender, 0, &message);
+            ring.write(&sender, &message);
             ring.commit(&mut sender, 1);
             assert_eq!(ring.ready(&mut receiver, 1), 1);
-            assert_eq!(ring.read(&receiver, 0), message);
+            assert_eq!(ring.read(&receiver), message);
             ring.release(&mut receiver, 1);
         }
         let guards = memory[..GUARD].iter().chain(&memory[GUARD + bytes.div_ceil(8)..]);

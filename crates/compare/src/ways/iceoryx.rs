@@ -1,0 +1,90 @@
+//! iceoryx2: publish/subscribe without overflow. It has no competing consumers, and its receivers cannot wait.
+
+use iceoryx2::port::publisher::Publisher;
+use iceoryx2::port::subscriber::Subscriber;
+use iceoryx2::prelude::{
+    BackpressureStrategy, Config, FileName, LogLevel, Node, NodeBuilder, Path, SemanticString, SignalHandlingMode, ipc,
+    set_log_level,
+};
+use iceoryx2::service::port_factory::publish_subscribe::PortFactory;
+
+use super::{Link, Rx, Spec, Tx, fill, poll};
+
+/// One service for each lane.
+pub struct PublishSubscribe(Spec);
+
+/// The services, and the node that must outlive them.
+pub struct Shared<const N: usize> {
+    services: Vec<PortFactory<ipc::Service, [u64; N], ()>>,
+    _node: Node<ipc::Service>,
+}
+
+impl<const N: usize> Link<N> for PublishSubscribe {
+    type Shared = Shared<N>;
+    type Tx = Publisher<ipc::Service, [u64; N], ()>;
+    type Rx = Subscriber<ipc::Service, [u64; N], ()>;
+
+    fn prepare(spec: &Spec) -> Self {
+        Self(spec.clone())
+    }
+
+    fn open(&self, _first: bool) -> Shared<N> {
+        set_log_level(LogLevel::Fatal);
+        let mut config = Config::default();
+        let root = self.0.directory.to_str().expect("a plain path");
+        config.global.set_root_path(&Path::new(root.as_bytes()).expect("a path"));
+        // Its shared memory lies in /dev/shm itself: the prefix lets the end of the run find what was left there.
+        config.global.prefix = FileName::new(format!("{}-", self.0.name).as_bytes()).expect("a prefix");
+        let builder = NodeBuilder::new().signal_handling_mode(SignalHandlingMode::Disabled).config(&config);
+        let node = builder.create::<ipc::Service>().expect("a node");
+        let service = |lane: usize| {
+            let name = format!("lane/{lane}");
+            let service =
+                node.service_builder(&name.as_str().try_into().expect("a name")).publish_subscribe::<[u64; N]>();
+            let service = service.enable_safe_overflow(false).subscriber_max_buffer_size(self.0.capacity);
+            service.max_publishers(1).max_subscribers(1).history_size(0).open_or_create().expect("a service")
+        };
+        Shared { services: (0..self.0.lanes).map(service).collect(), _node: node }
+    }
+
+    fn sender(&self, shared: &Shared<N>, lane: usize) -> Self::Tx {
+        let publisher = shared.services[lane].publisher_builder();
+        publisher.backpressure_strategy(BackpressureStrategy::RetryUntilDelivered).create().expect("a publisher")
+    }
+
+    fn receiver(&self, shared: &Shared<N>, lane: usize) -> Self::Rx {
+        shared.services[lane].subscriber_builder().buffer_size(self.0.capacity).create().expect("a subscriber")
+    }
+}
+
+impl<const N: usize> Tx<N> for Publisher<ipc::Service, [u64; N], ()> {
+    #[inline]
+    fn send(&mut self, message: &[u64; N]) {
+        let sample = poll(|| self.loan_uninit().ok());
+        assert_eq!(sample.write_payload(*message).send(), Ok(1), "delivered to the subscriber");
+    }
+
+    fn send_in_place(&mut self, number: u64) {
+        let mut sample = poll(|| self.loan_uninit().ok());
+        fill(sample.payload_mut(), number);
+        // SAFETY: written above.
+        let sample = unsafe { sample.assume_init() };
+        assert_eq!(sample.send(), Ok(1), "delivered to the subscriber");
+    }
+}
+
+impl<const N: usize> Rx<N> for Subscriber<ipc::Service, [u64; N], ()> {
+    #[inline]
+    fn recv(&mut self) -> [u64; N] {
+        poll(|| Rx::try_recv(self))
+    }
+
+    #[inline]
+    fn try_recv(&mut self) -> Option<[u64; N]> {
+        self.receive().expect("receive").map(|sample| *sample.payload())
+    }
+
+    fn recv_in_place<R>(&mut self, read: impl FnOnce(&[u64; N]) -> R) -> R {
+        read(poll(|| self.receive().expect("receive")).payload())
+    }
+}

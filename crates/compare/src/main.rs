@@ -30,11 +30,11 @@ mod plot;
 mod reach;
 mod report;
 mod results;
+mod sys;
 mod team;
 mod temporary;
 mod ways;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -140,23 +140,18 @@ impl Bench {
 
     /// The round before the first: warms up, and finds how many messages each case takes.
     fn calibrate(&mut self, results: &mut Results) {
-        // What idle queues and participants change is the question, and starting hundreds of them takes its time.
-        let mut known = BTreeMap::new();
         for index in 0..results.entries.len() {
             let case = results.entries[index].case;
             progress("warming up", &case, index, results.entries.len());
-            let alike = matches!(case.measure, Measure::Objects | Measure::Participants);
-            let before = known.get(&(case.measure, case.way)).copied().filter(|_| alike);
-            let count = match before {
+            let alike = results.entries[..index].iter().find(|entry| entry.case == case.calibrated_by());
+            let known = alike.map(|entry| entry.count).filter(|&count| count > 0);
+            let count = match known {
                 Some(count) => Ok(count),
                 None if case.measure.is_calibrated() => self.find_count(&case),
                 None => Ok(self.fixed_count(case.measure)),
             };
             match count {
-                Ok(count) => {
-                    known.insert((case.measure, case.way), count);
-                    results.entries[index].count = count;
-                }
+                Ok(count) => results.entries[index].count = count,
                 Err(failure) => results.entries[index].failure = Some(failure),
             }
         }

@@ -3,20 +3,22 @@
 //! Every word of a message is written by the sender and read by the receiver. Messages are numbered from 1, and a run counts
 //! only if all of them arrived, once.
 
-use std::hint::{black_box, spin_loop};
+mod costs;
+mod latency;
+
+use std::hint::black_box;
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
+use std::sync::atomic::Ordering::AcqRel;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
-
+use self::costs::{attach, memory};
+use self::latency::{one_way, trips};
 use crate::case::{Case, Measure};
-use crate::team::{self, Failure, Numbers, Seat, Team, cpu_time, now};
+use crate::sys::{cpu_time, now};
+use crate::team::{self, Failure, Numbers, Seat, Team};
 use crate::temporary::Temporary;
 use crate::ways::{Link, Rx, Spec, Tx, Way, message, with_link};
 
-/// Far longer than spinning takes before a wait goes to sleep.
-const UNTIL_ASLEEP: u64 = 60_000;
 /// The end of all messages: each receiver gets one.
 const PILL: u64 = u64::MAX;
 
@@ -244,169 +246,6 @@ fn copies<const N: usize>(case: &Case, run: Run<'_>) -> Result<Sample, Failure> 
         })
     })?;
     Ok(per_message(run.count, &numbers, 0))
-}
-
-/// A message there and its answer back, again and again.
-fn trips<L: Link<N> + Send + Sync, const N: usize>(case: &Case, run: Run<'_>, spin: bool) -> Result<Sample, Failure> {
-    let group = Group::<L>::new(case, run, 2, spin);
-    let numbers = group.work::<N>(|seat, link| {
-        let shared = seat.first(|first| link.open(first));
-        let mut tx = link.sender(&shared, seat.index);
-        let mut rx = link.receiver(&shared, 1 - seat.index);
-        let mut receive = || {
-            if !spin {
-                return rx.recv();
-            }
-            loop {
-                if let Some(message) = rx.try_recv() {
-                    return message;
-                }
-                spin_loop();
-            }
-        };
-        // Written before, so that the pages are there.
-        let mut nanos = vec![1_u64; run.count as usize];
-        nanos.fill(0);
-        let mut numbers = timed(seat, case.way, || {
-            for number in 1..=run.count {
-                if seat.index == 1 {
-                    assert_eq!(read(&receive()), number, "a message");
-                    tx.send(&message(!number));
-                    continue;
-                }
-                if !spin {
-                    busy(UNTIL_ASLEEP);
-                }
-                let begin = now();
-                tx.send(&message(number));
-                assert_eq!(read(&receive()), !number, "an answer");
-                nanos[number as usize - 1] = now() - begin;
-            }
-            (run.count, 0)
-        });
-        numbers.tail = percentiles(&nanos);
-        numbers
-    })?;
-    Ok(latency(run.count, &numbers, numbers[0].tail))
-}
-
-/// One message at a time to a receiver that has gone to sleep; the message says when it was sent.
-fn one_way<L: Link<N> + Send + Sync, const N: usize>(case: &Case, run: Run<'_>) -> Result<Sample, Failure> {
-    let group = Group::<L>::new(case, run, 1, false);
-    let numbers = group.work::<N>(|seat, link| {
-        let shared = seat.first(|first| link.open(first));
-        if seat.index == 0 {
-            let mut tx = link.sender(&shared, 0);
-            return timed(seat, case.way, || {
-                for number in 0..run.count {
-                    // The receiver has had all before, or else it would not be asleep.
-                    seat.until(|| seat.tally().load(Acquire) == number);
-                    busy(UNTIL_ASLEEP);
-                    tx.send(&message(now()));
-                }
-                (0, 0)
-            });
-        }
-        let mut rx = link.receiver(&shared, 0);
-        let mut nanos = Vec::with_capacity(run.count as usize);
-        let mut numbers = timed(seat, case.way, || {
-            for number in 1..=run.count {
-                let message = rx.recv();
-                nanos.push(now().saturating_sub(read(&message)));
-                seat.tally().store(number, Release);
-            }
-            (run.count, 0)
-        });
-        numbers.tail = percentiles(&nanos);
-        numbers
-    })?;
-    Ok(latency(run.count, &numbers, numbers[1].tail))
-}
-
-fn busy(nanos: u64) {
-    let until = now() + nanos;
-    while now() < until {
-        spin_loop();
-    }
-}
-
-/// p50, p99, p99.9 and the maximum.
-fn percentiles(nanos: &[u64]) -> [u64; 4] {
-    let mut histogram = Histogram::<u64>::new_with_bounds(1, 100_000_000_000, 3).expect("these bounds are right");
-    nanos.iter().for_each(|&nanos| histogram.saturating_record(nanos));
-    let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|quantile| histogram.value_at_quantile(quantile));
-    [p50, p99, p999, histogram.max()]
-}
-
-fn latency(count: u64, numbers: &[Numbers], tail: [u64; 4]) -> Sample {
-    let [p50, p99, p999, max] = tail.map(|nanos| nanos as f64);
-    let cpu = numbers.iter().map(|n| n.cpu).sum::<u64>() as f64 / count as f64;
-    Sample { value: p50, cpu: Some(cpu), tail: Some([p99, p999, max]), private: None }
-}
-
-/// What a process that was just forked takes until it can send: the median of some.
-fn attach<L: Link<N> + Send + Sync, const N: usize>(case: &Case, run: Run<'_>) -> Result<Sample, Failure> {
-    let once = |repetition| {
-        let run = Run { serial: run.serial + repetition, ..run };
-        let numbers = Group::<L>::new(case, run, 1, false).work::<N>(|seat, link| {
-            if seat.index == 0 {
-                let shared = seat.first(|first| link.open(first));
-                let mut rx = link.receiver(&shared, 0);
-                seat.meet();
-                assert_eq!(read(&rx.recv()), 1, "the message of the other process");
-                seat.meet();
-                return Numbers::default();
-            }
-            seat.meet();
-            let begin = now();
-            let shared = seat.first(|first| link.open(first));
-            let mut tx = link.sender(&shared, 0);
-            let end = now();
-            tx.send(&message(1));
-            seat.meet();
-            Numbers { begin, end, ..Numbers::default() }
-        })?;
-        Ok(numbers[1].end - numbers[1].begin)
-    };
-    let mut nanos = (0..run.count).map(once).collect::<Result<Vec<_>, _>>()?;
-    nanos.sort_unstable();
-    Ok(Sample { value: nanos[nanos.len() / 2] as f64 / 1e3, cpu: None, tail: None, private: None })
-}
-
-/// Memory of a queue with a process on either end that has sent and received one message.
-fn memory<L: Link<N> + Send + Sync, const N: usize>(case: &Case, run: Run<'_>) -> Result<Sample, Failure> {
-    let before = run.temporary.bytes();
-    let numbers = Group::<L>::new(case, run, 1, false).work::<N>(|seat, link| {
-        let anonymous = anonymous_bytes();
-        if seat.index == 0 {
-            let shared = seat.first(|first| link.open(first));
-            let mut rx = link.receiver(&shared, 0);
-            seat.meet();
-            read(&rx.recv());
-            seat.meet();
-            let bytes = run.temporary.bytes();
-            seat.meet();
-            return Numbers { other: [bytes, 0], ..Numbers::default() };
-        }
-        seat.meet();
-        let shared = seat.first(|first| link.open(first));
-        let mut tx = link.sender(&shared, 0);
-        tx.send(&message(1));
-        let grown = anonymous_bytes().saturating_sub(anonymous);
-        seat.meet();
-        seat.meet();
-        Numbers { other: [grown, 0], ..Numbers::default() }
-    })?;
-    let value = numbers[0].other[0].saturating_sub(before) as f64;
-    Ok(Sample { value, cpu: None, tail: None, private: Some(numbers[1].other[0] as f64) })
-}
-
-/// Memory of this process that no file is behind.
-fn anonymous_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:"));
-    let kilobytes = line.and_then(|line| line.trim().split(' ').next()).and_then(|number| number.parse::<u64>().ok());
-    kilobytes.unwrap_or(0) << 10
 }
 
 #[cfg(test)]

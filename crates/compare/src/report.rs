@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::case::Measure;
 use crate::results::{Entry, Results, Summary};
-use crate::team;
+use crate::sys;
 
 /// A table for each measurement and place, failures below.
 pub fn tables(results: &Results, quick: bool) -> String {
@@ -98,7 +98,7 @@ fn machine() -> String {
     let model = model.map_or("unknown processor", |line| line.trim_start_matches([':', ' ', '\t']));
     let (kernel, load) = (read("/proc/sys/kernel/osrelease"), read("/proc/loadavg"));
     let load = load.split(' ').next().unwrap_or("?").to_owned();
-    format!("{} × {model}, Linux {}, load average now {load}", team::cores().len(), kernel.trim())
+    format!("{} × {model}, Linux {}, load average now {load}", sys::cores().len(), kernel.trim())
 }
 
 /// Everything that was measured, round by round.

@@ -40,7 +40,7 @@ impl Summary {
         values.sort_by(f64::total_cmp);
         let (&least, &most) = (values.first()?, values.last()?);
         let middle = values.len() / 2;
-        let below = if values.len() % 2 == 0 { values[middle - 1] } else { values[middle] };
+        let below = if values.len().is_multiple_of(2) { values[middle - 1] } else { values[middle] };
         Some(Self { median: f64::midpoint(below, values[middle]), least, most })
     }
 }

@@ -3,8 +3,9 @@
 //! The parent stays single-threaded and touches nothing that is measured. It waits for its children with a time limit and
 //! kills those that do not come back.
 
+mod children;
+
 use std::any::Any;
-use std::io::Error;
 use std::panic::{self, AssertUnwindSafe};
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -13,13 +14,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_utils::{Backoff, CachePadded};
 
+use self::children::{Children, block_child_signal};
+use crate::sys::{futex_wait, futex_wake, map_shared, pin};
+
 /// Workers that a team can have, those that are idle not counted.
 pub const MOST: usize = 32;
 const MESSAGE: usize = 240;
-/// How long the others get to end by themselves after one has failed.
-const GRACE: Duration = Duration::from_millis(300);
-/// How long a look at the children may be late if their signal went elsewhere, as it does between the threads of a test.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// Who works.
 #[derive(Clone, Copy, Debug)]
@@ -121,15 +121,6 @@ impl Drop for Page {
     }
 }
 
-/// Fresh zeros that children will share.
-pub fn map_shared(bytes: usize) -> NonNull<u8> {
-    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
-    // SAFETY: a fresh mapping at a place that the kernel chooses touches nothing that exists.
-    let address = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, kind, -1, 0) };
-    assert_ne!(address, libc::MAP_FAILED, "map {bytes} bytes: {}", Error::last_os_error());
-    NonNull::new(address.cast()).expect("the kernel maps nothing at zero")
-}
-
 /// A worker's place in the team.
 pub struct Seat<'a> {
     /// Which worker; at least the number of workers for the idle.
@@ -202,19 +193,6 @@ fn wait_for_flag(flag: &AtomicU32) {
 fn raise_flag(flag: &AtomicU32) {
     flag.store(1, Release);
     futex_wake(flag, i32::MAX);
-}
-
-/// Sleeps if the word has this value; may return early.
-pub fn futex_wait(word: &AtomicU32, value: u32) {
-    let (word, forever) = (word.as_ptr(), std::ptr::null::<libc::timespec>());
-    // SAFETY: the word is mapped, aligned, and stays so while the call lasts; there is no time-out to read.
-    unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAIT, value, forever) };
-}
-
-/// Wakes at most `most` of those who sleep on the word.
-pub fn futex_wake(word: &AtomicU32, most: i32) {
-    // SAFETY: a wake reads and writes nothing of ours.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, most) };
 }
 
 /// Another worker has failed, and says so itself.
@@ -301,149 +279,6 @@ impl Slot {
         let bytes: Vec<u8> = self.message.iter().map(|b| b.load(Relaxed)).take_while(|&b| b != 0).collect();
         (!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into_owned())
     }
-}
-
-/// Children that have not been waited for.
-#[derive(Default)]
-struct Children {
-    alive: Vec<(usize, libc::pid_t)>,
-    forked: usize,
-}
-
-impl Children {
-    /// The child does `work` and ends; the parent goes on.
-    fn fork(&mut self, work: impl FnOnce()) -> std::io::Result<()> {
-        // SAFETY: has no preconditions.
-        let parent = unsafe { libc::getpid() };
-        // SAFETY: this process has one thread. (Tests have more; there the child relies on the C library, which makes its
-        // allocator usable after a fork.)
-        match unsafe { libc::fork() } {
-            -1 => Err(Error::last_os_error()),
-            0 => {
-                // SAFETY: sets an attribute of this process.
-                unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-                // SAFETY: has no preconditions.
-                if unsafe { libc::getppid() } == parent {
-                    block_child_signal(false);
-                    panic::set_hook(Box::new(|_| {}));
-                    let _ = panic::catch_unwind(AssertUnwindSafe(work));
-                }
-                // SAFETY: ends the process without running what belongs to the parent.
-                unsafe { libc::_exit(0) }
-            }
-            pid => {
-                self.alive.push((self.forked, pid));
-                self.forked += 1;
-                Ok(())
-            }
-        }
-    }
-
-    /// Waits for the first `workers`, then lets the idle go and waits for them.
-    fn wait(&mut self, workers: usize, control: &Control, deadline: Instant) -> Result<(), Failure> {
-        let mut failed_since = None;
-        loop {
-            let mut killed = None;
-            self.alive.retain(|&(_, pid)| {
-                let mut status = 0;
-                // SAFETY: `status` is ours to write.
-                let waited = unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) };
-                if waited == pid && libc::WIFSIGNALED(status) {
-                    killed = Some(libc::WTERMSIG(status));
-                }
-                waited == 0
-            });
-            if let Some(signal) = killed {
-                return Err(Failure::Failed(format!("killed by signal {signal}")));
-            }
-            if self.alive.is_empty() {
-                return Ok(());
-            }
-            if !self.alive.iter().any(|&(index, _)| index < workers) {
-                raise_flag(&control.stop);
-            }
-            if control.failed.load(Acquire) && failed_since.get_or_insert_with(Instant::now).elapsed() > GRACE {
-                // Somebody has left a message.
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                return Err(Failure::DidNotFinish);
-            }
-            await_child_signal();
-        }
-    }
-
-    fn kill(&mut self) {
-        for (_, pid) in self.alive.drain(..) {
-            // SAFETY: our child, not waited for yet, so that the number is still its own.
-            unsafe { libc::kill(pid, libc::SIGKILL) };
-            // SAFETY: asks for no status.
-            unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
-        }
-    }
-}
-
-fn child_signal() -> libc::sigset_t {
-    // SAFETY: any bits are a set.
-    let mut set = unsafe { std::mem::zeroed() };
-    // SAFETY: `set` is ours to write.
-    unsafe { libc::sigemptyset(&raw mut set) };
-    // SAFETY: as above, and initialized.
-    unsafe { libc::sigaddset(&raw mut set, libc::SIGCHLD) };
-    set
-}
-
-fn block_child_signal(block: bool) {
-    let how = if block { libc::SIG_BLOCK } else { libc::SIG_UNBLOCK };
-    // SAFETY: reads a set, and changes this thread's mask only.
-    unsafe { libc::pthread_sigmask(how, &child_signal(), std::ptr::null_mut()) };
-}
-
-/// Sleeps until a child has ended, or a moment.
-fn await_child_signal() {
-    let timeout = libc::timespec { tv_sec: 0, tv_nsec: LOOK.as_nanos() as libc::c_long };
-    // SAFETY: reads a set and a time; asks for no details.
-    unsafe { libc::sigtimedwait(&child_signal(), std::ptr::null_mut(), &timeout) };
-}
-
-/// The cores that this process was started on.
-pub fn cores() -> Vec<usize> {
-    // SAFETY: any bits are a set.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `set` is ours to write, and as large as we say.
-    unsafe { libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) };
-    // SAFETY: the index is smaller than the set is large.
-    (0..libc::CPU_SETSIZE as usize).filter(|&core| unsafe { libc::CPU_ISSET(core, &set) }).collect()
-}
-
-fn pin(index: usize) {
-    let cores = cores();
-    // SAFETY: any bits are a set.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `cores` has numbers that fit in a set.
-    unsafe { libc::CPU_SET(cores[index % cores.len()], &mut set) };
-    // SAFETY: reads a set, and changes this thread's affinity only.
-    unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
-}
-
-/// Nanoseconds of CLOCK_MONOTONIC, the same for all processes.
-#[inline]
-pub fn now() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is ours to write.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
-
-/// Processor time of this process, or of this thread alone, in nanoseconds.
-pub fn cpu_time(thread: bool) -> u64 {
-    let who = if thread { libc::RUSAGE_THREAD } else { libc::RUSAGE_SELF };
-    // SAFETY: any bits are a usage.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: `usage` is ours to write.
-    unsafe { libc::getrusage(who, &raw mut usage) };
-    let nanos = |t: libc::timeval| t.tv_sec as u64 * 1_000_000_000 + t.tv_usec as u64 * 1_000;
-    nanos(usage.ru_utime) + nanos(usage.ru_stime)
 }
 
 #[cfg(test)]

@@ -13,9 +13,16 @@ pub struct Temporary {
 }
 
 impl Temporary {
-    /// A fresh directory, as `what` of this process.
+    /// A fresh directory, as `what` of this process. What runs left that were killed themselves goes first.
     pub fn new(what: &str) -> std::io::Result<Self> {
-        let name = format!("gimmal-{what}-{}", std::process::id());
+        let prefix = format!("gimmal-{what}-");
+        for name in fs::read_dir(SHM)?.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+            let process = name.strip_prefix(&prefix).filter(|id| id.parse::<u32>().is_ok());
+            if process.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
+                drop(Self { directory: Path::new(SHM).join(&name), name });
+            }
+        }
+        let name = format!("{prefix}{}", std::process::id());
         let directory = Path::new(SHM).join(&name);
         fs::create_dir(&directory)?;
         Ok(Self { name, directory })

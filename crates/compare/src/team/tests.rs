@@ -36,8 +36,10 @@ fn idle_ones_are_there_while_the_workers_work_and_then_go() {
 fn a_hanging_worker_is_killed_and_reported() {
     let hanging = Team { limit: Duration::from_millis(200), ..team(2) };
     let ended = run(&hanging, |seat| {
-        while seat.index == 1 {
-            std::thread::park();
+        if seat.index == 1 {
+            loop {
+                std::thread::park();
+            }
         }
         Numbers::default()
     });

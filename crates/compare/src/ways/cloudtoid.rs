@@ -45,8 +45,9 @@ impl<const N: usize> Tx<N> for Publisher {
         let bytes: &[u8] = gimmal::bytemuck::bytes_of(message);
         poll(|| match self.try_send(bytes) {
             Err(e) if e.is_full() => None,
-            sent => Some(sent.expect("send")),
-        });
+            sent => Some(sent),
+        })
+        .expect("send");
     }
 }
 

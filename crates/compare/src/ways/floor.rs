@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relax
 use crossbeam_utils::CachePadded;
 
 use super::{Link, Rx, Spec, Tx};
-use crate::team::{futex_wait, futex_wake, map_shared};
+use crate::sys::{futex_wait, futex_wake, map_shared};
 
 /// Which of the two directions a word was written in: answers are the complements of messages.
 const ANSWER: u64 = 1 << 63;

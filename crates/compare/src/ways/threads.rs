@@ -14,9 +14,14 @@ pub struct Rtrb<const N: usize>(Vec<Mutex<Ends<N>>>);
 /// crossbeam-queue's `ArrayQueue`.
 pub struct Array<const N: usize>(Vec<Arc<ArrayQueue<[u64; N]>>>);
 /// crossbeam-channel, bounded.
-pub struct Crossbeam<const N: usize>(Vec<(crossbeam_channel::Sender<[u64; N]>, crossbeam_channel::Receiver<[u64; N]>)>);
+pub struct Crossbeam<const N: usize>(
+    Channels<crossbeam_channel::Sender<[u64; N]>, crossbeam_channel::Receiver<[u64; N]>>,
+);
 /// kanal, bounded.
-pub struct Kanal<const N: usize>(Vec<(kanal::Sender<[u64; N]>, kanal::Receiver<[u64; N]>)>);
+pub struct Kanal<const N: usize>(Channels<kanal::Sender<[u64; N]>, kanal::Receiver<[u64; N]>>);
+
+/// One for each lane.
+type Channels<S, R> = Vec<(S, R)>;
 
 fn lanes<T>(spec: &Spec, make: impl Fn(usize) -> T) -> Vec<T> {
     (0..spec.lanes).map(|_| make(spec.capacity)).collect()

@@ -132,7 +132,8 @@ impl Bench {
     fn measure(&mut self, case: &Case, count: u64) -> Result<Sample, Failure> {
         // An attach takes one for each repetition.
         self.serial += count.min(1000);
-        let limit = Duration::from_secs(if self.quick { 5 } else { 20 });
+        // Hundreds of processes take their time to start.
+        let limit = Duration::from_secs(if self.quick { 5 } else { 20 } + case.idle as u64 / 10);
         let measured = measure::measure(case, Run { temporary: &self.temporary, serial: self.serial, count, limit });
         self.temporary.clean();
         measured

@@ -17,7 +17,7 @@ use crate::case::{Case, Measure};
 use crate::sys::{cpu_time, now};
 use crate::team::{self, Failure, Numbers, Seat, Team};
 use crate::temporary::Temporary;
-use crate::ways::{Link, Rx, Spec, Tx, Way, message, with_link};
+use crate::ways::{Link, Rx, Spec, Tx, Way, message, rewrite, with_link};
 
 /// The end of all messages: each receiver gets one.
 const PILL: u64 = u64::MAX;
@@ -137,13 +137,14 @@ fn stream<L: Link<N> + Send + Sync, const N: usize>(case: &Case, run: Run<'_>) -
             return timed(seat, case.way, || {
                 let first = 1 + seat.index as u64;
                 if shared_ends {
-                    send_share(seat, case, &mut tx, (first..=count).step_by(case.senders));
+                    send_share(&mut tx, (first..=count).step_by(case.senders));
+                    send_pills(seat, case, &mut tx);
                 } else if in_place {
                     (1..=count).for_each(|number| tx.send_in_place(black_box(number)));
                 } else if batch > 1 {
                     send_batches(&mut tx, count, batch);
                 } else {
-                    (1..=count).for_each(|number| tx.send(&message(number)));
+                    send_share(&mut tx, 1..=count);
                 }
                 (0, 0)
             });
@@ -168,9 +169,17 @@ fn stream<L: Link<N> + Send + Sync, const N: usize>(case: &Case, run: Run<'_>) -
     Ok(per_message(count, &numbers, case.senders))
 }
 
-/// Sends these; whoever is the last to be done gives every receiver its pill.
-fn send_share<const N: usize>(seat: &Seat<'_>, case: &Case, tx: &mut impl Tx<N>, share: impl Iterator<Item = u64>) {
-    share.for_each(|number| tx.send(&message(number)));
+#[inline]
+fn send_share<const N: usize>(tx: &mut impl Tx<N>, share: impl Iterator<Item = u64>) {
+    let mut message = [0; N];
+    for number in share {
+        rewrite(&mut message, number);
+        tx.send(&message);
+    }
+}
+
+/// Whoever is the last to be done gives every receiver its pill.
+fn send_pills<const N: usize>(seat: &Seat<'_>, case: &Case, tx: &mut impl Tx<N>) {
     if seat.tally().fetch_add(1, AcqRel) + 1 == case.senders as u64 {
         (0..case.receivers).for_each(|_| tx.send(&message(PILL)));
     }
@@ -237,10 +246,16 @@ fn copies<const N: usize>(case: &Case, run: Run<'_>) -> Result<Sample, Failure> 
     let numbers = team::run(&team, |seat| {
         let mut region = vec![[0_u64; N]; case.capacity];
         timed(seat, case.way, || {
+            let (mut message, mut slots) = ([0; N], 0..case.capacity);
             for number in 1..=run.count {
-                let slot = &mut region[number as usize % case.capacity];
+                message[0] = number;
+                let slot = slots.next().unwrap_or_else(|| {
+                    slots = 1..case.capacity;
+                    0
+                });
                 // SAFETY: both are whole messages, and the one on the stack is not in the region.
-                unsafe { std::ptr::copy_nonoverlapping(&message(number), black_box(slot), 1) };
+                unsafe { std::ptr::copy_nonoverlapping(black_box(&message), &raw mut region[slot], 1) };
+                black_box(&mut region[slot]);
             }
             (run.count, 0)
         })

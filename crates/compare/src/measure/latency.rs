@@ -9,7 +9,7 @@ use super::{Group, Run, Sample, read, timed};
 use crate::case::Case;
 use crate::sys::now;
 use crate::team::{Failure, Numbers};
-use crate::ways::{Link, Rx, Tx, message};
+use crate::ways::{Link, Rx, Tx, message, rewrite};
 
 /// Nanoseconds until a receiver sleeps. Most spin for microseconds; kanal is still awake after 60.
 const UNTIL_ASLEEP: u64 = 200_000;
@@ -39,18 +39,21 @@ pub fn trips<L: Link<N> + Send + Sync, const N: usize>(
         // Written before, so that the pages are there.
         let mut nanos = vec![1_u64; run.count as usize];
         nanos.fill(0);
+        let mut text = [0; N];
         let mut numbers = timed(seat, case.way, || {
             for number in 1..=run.count {
                 if seat.index == 1 {
                     assert_eq!(read(&receive()), number, "a message");
-                    tx.send(&message(!number));
+                    rewrite(&mut text, !number);
+                    tx.send(&text);
                     continue;
                 }
                 if !spin {
                     busy(UNTIL_ASLEEP);
                 }
                 let begin = now();
-                tx.send(&message(number));
+                rewrite(&mut text, number);
+                tx.send(&text);
                 assert_eq!(read(&receive()), !number, "an answer");
                 nanos[number as usize - 1] = now() - begin;
             }

@@ -255,6 +255,15 @@ impl<const N: usize> Tx<N> for RingEnd<N> {
         self.mine += 1;
         self.positions().written.store(self.mine, Release);
     }
+
+    #[inline]
+    fn send_in_place(&mut self, number: u64) {
+        self.await_room();
+        // SAFETY: the slot is ours until we store `written`, and any bits are words.
+        unsafe { &mut *self.slot() }.fill(number);
+        self.mine += 1;
+        self.positions().written.store(self.mine, Release);
+    }
 }
 
 impl<const N: usize> Rx<N> for RingEnd<N> {

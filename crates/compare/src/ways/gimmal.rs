@@ -1,6 +1,6 @@
 //! gimmal: both queues, in a named segment.
 
-use gimmal::{Queue, Receiver, Segment, SegmentOptions, Sender, SpscQueue, spsc};
+use gimmal::{Error, Queue, Receiver, Segment, SegmentOptions, Sender, SpscQueue, spsc};
 
 use super::{Link, Rx, Spec, Tx};
 
@@ -19,6 +19,16 @@ fn name_of(spec: &Spec, lane: usize) -> String {
 
 fn options(spec: &Spec) -> SegmentOptions {
     Segment::options().directory(&spec.directory)
+}
+
+fn open(spec: &Spec) -> Segment {
+    loop {
+        match options(spec).open(&spec.name) {
+            // Hundreds join at once, one after the other.
+            Err(Error::Busy { .. }) => {}
+            opened => return opened.expect("open a segment"),
+        }
+    }
 }
 
 /// A segment with these queues, `bytes` saying what one of a capacity takes and `make` making one.
@@ -49,7 +59,7 @@ impl<const N: usize> Link<N> for Mpmc {
 
     fn open(&self, first: bool) -> Segment {
         if !first {
-            return options(&self.0).open(&self.0.name).expect("open a segment");
+            return open(&self.0);
         }
         create(&self.0, Queue::<[u64; N]>::bytes, |segment, name, capacity| {
             Queue::<[u64; N]>::create(segment, name, capacity).expect("create a queue");
@@ -76,7 +86,7 @@ impl<const N: usize> Link<N> for Spsc {
 
     fn open(&self, first: bool) -> Segment {
         if !first {
-            return options(&self.0).open(&self.0.name).expect("open a segment");
+            return open(&self.0);
         }
         create(&self.0, SpscQueue::<[u64; N]>::bytes, |segment, name, capacity| {
             SpscQueue::<[u64; N]>::create(segment, name, capacity).expect("create a queue");

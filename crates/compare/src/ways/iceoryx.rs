@@ -1,5 +1,6 @@
 //! iceoryx2: publish/subscribe without overflow. It has no competing consumers, and its receivers cannot wait.
 
+use iceoryx2::port::SendError;
 use iceoryx2::port::publisher::Publisher;
 use iceoryx2::port::subscriber::Subscriber;
 use iceoryx2::prelude::{
@@ -57,19 +58,28 @@ impl<const N: usize> Link<N> for PublishSubscribe {
     }
 }
 
+/// Whether the one subscriber got it. In spite of `RetryUntilDelivered`, iceoryx2 0.10 now and then drops a sample when the
+/// buffer is full, and says that nobody got it: then it is sent again.
+fn delivered(sent: Result<usize, SendError>) -> Option<()> {
+    match sent.expect("send") {
+        0 => None,
+        _ => Some(()),
+    }
+}
+
 impl<const N: usize> Tx<N> for Publisher<ipc::Service, [u64; N], ()> {
     #[inline]
     fn send(&mut self, message: &[u64; N]) {
-        let sample = poll(|| self.loan_uninit().ok());
-        assert_eq!(sample.write_payload(*message).send(), Ok(1), "delivered to the subscriber");
+        poll(|| delivered(self.loan_uninit().ok()?.write_payload(*message).send()));
     }
 
     fn send_in_place(&mut self, number: u64) {
-        let mut sample = poll(|| self.loan_uninit().ok());
-        fill(sample.payload_mut(), number);
-        // SAFETY: written above.
-        let sample = unsafe { sample.assume_init() };
-        assert_eq!(sample.send(), Ok(1), "delivered to the subscriber");
+        poll(|| {
+            let mut sample = self.loan_uninit().ok()?;
+            fill(sample.payload_mut(), number);
+            // SAFETY: filled above.
+            delivered(unsafe { sample.assume_init() }.send())
+        });
     }
 }
 

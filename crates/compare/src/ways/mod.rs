@@ -94,10 +94,16 @@ pub struct Spec {
     pub polled: bool,
 }
 
-/// A message that says this number in every word, in memory.
-#[inline]
+/// A message that says this number in every word.
 pub fn message<const N: usize>(number: u64) -> [u64; N] {
-    black_box([number; N])
+    [number; N]
+}
+
+/// The same, written to where there was another one: moving 4 KiB around would be measured, too.
+#[inline]
+pub fn rewrite<const N: usize>(message: &mut [u64; N], number: u64) {
+    message.fill(number);
+    black_box(message);
 }
 
 /// The same, written where it will lie.

@@ -120,6 +120,11 @@ impl Attached {
         link: Option<Link<'_>>,
         sentinel: bool,
     ) -> Result<Arc<Self>, Error> {
+        // Before the sentinel starts: it takes the kernel microseconds in a process of one thread, and milliseconds in others.
+        // A fork child inherits it.
+        if view.geometry().fence_mode() == FenceMode::Asymmetric && !membarrier::register() {
+            return Err(Error::Fence);
+        }
         let membership = Membership::acquire();
         let watch = if sentinel { Watch::new(&view, file.as_fd(), membership) } else { None };
         let how = link.map_or(Joining::Existing, Joining::Fresh);
@@ -151,9 +156,6 @@ impl Attached {
         membership: &'static Membership,
         watch: Option<&Watch>,
     ) -> Result<u16, Error> {
-        if view.geometry().fence_mode() == FenceMode::Asymmetric && !membarrier::register() {
-            return Err(Error::Fence);
-        }
         let own = membership
             .open_lease(file.as_fd())
             .map_err(|e| Error::Io { action: "reopen the segment through /proc/self/fd", source: e.into() })?;

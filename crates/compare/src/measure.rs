@@ -171,10 +171,15 @@ fn stream<L: Link<N> + Send + Sync, const N: usize>(case: &Case, run: Run<'_>) -
 
 #[inline]
 fn send_share<const N: usize>(tx: &mut impl Tx<N>, share: impl Iterator<Item = u64>) {
-    let mut message = [0; N];
+    let mut large = [0; N];
     for number in share {
-        rewrite(&mut message, number);
-        tx.send(&message);
+        // A small message is made where it is sent, as programs do; from somewhere else it would be copied twice.
+        if N <= 32 {
+            tx.send(&message(black_box(number)));
+        } else {
+            rewrite(&mut large, number);
+            tx.send(&large);
+        }
     }
 }
 

@@ -40,7 +40,7 @@ impl<const N: usize> Link<N> for Bytes {
 }
 
 impl<const N: usize> Tx<N> for Publisher {
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, message: &[u64; N]) {
         let bytes: &[u8] = gimmal::bytemuck::bytes_of(message);
         poll(|| match self.try_send(bytes) {
@@ -52,13 +52,13 @@ impl<const N: usize> Tx<N> for Publisher {
 }
 
 impl<const N: usize> Rx<N> for Subscriber {
-    #[inline]
+    #[inline(always)]
     fn recv(&mut self) -> [u64; N] {
         let bytes = Subscriber::recv(self).expect("receive");
         gimmal::bytemuck::pod_read_unaligned(&bytes)
     }
 
-    #[inline]
+    #[inline(always)]
     fn try_recv(&mut self) -> Option<[u64; N]> {
         let mut message = [0; N];
         let bytes = self.try_recv_into(gimmal::bytemuck::bytes_of_mut(&mut message)).expect("receive")?;

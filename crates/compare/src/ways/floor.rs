@@ -99,19 +99,19 @@ impl Link<1> for TwoLines {
 }
 
 impl Tx<1> for Word {
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, message: &[u64; 1]) {
         self.slot().value.store(message[0], Release);
     }
 }
 
 impl Rx<1> for Word {
-    #[inline]
+    #[inline(always)]
     fn recv(&mut self) -> [u64; 1] {
         super::poll(|| self.try_recv())
     }
 
-    #[inline]
+    #[inline(always)]
     fn try_recv(&mut self) -> Option<[u64; 1]> {
         self.look().map(|value| [value])
     }
@@ -134,7 +134,7 @@ impl Link<1> for Futex {
 }
 
 impl Tx<1> for FutexEnd {
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, message: &[u64; 1]) {
         let slot = self.0.slot();
         slot.value.store(message[0], Relaxed);
@@ -145,7 +145,7 @@ impl Tx<1> for FutexEnd {
 }
 
 impl Rx<1> for FutexEnd {
-    #[inline]
+    #[inline(always)]
     fn recv(&mut self) -> [u64; 1] {
         loop {
             let turn = self.0.slot().turn.load(Acquire);
@@ -247,7 +247,7 @@ impl<const N: usize> RingEnd<N> {
 }
 
 impl<const N: usize> Tx<N> for RingEnd<N> {
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, message: &[u64; N]) {
         self.await_room();
         // SAFETY: the slot is ours until we store `written`, and no message of ours lies there.
@@ -267,12 +267,12 @@ impl<const N: usize> Tx<N> for RingEnd<N> {
 }
 
 impl<const N: usize> Rx<N> for RingEnd<N> {
-    #[inline]
+    #[inline(always)]
     fn recv(&mut self) -> [u64; N] {
         self.recv_in_place(|message| *message)
     }
 
-    #[inline]
+    #[inline(always)]
     fn try_recv(&mut self) -> Option<[u64; N]> {
         (!self.is_empty()).then(|| self.recv_in_place(|message| *message))
     }

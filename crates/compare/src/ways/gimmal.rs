@@ -106,7 +106,7 @@ impl<const N: usize> Link<N> for Spsc {
 macro_rules! ends {
     ($sender:ty, $receiver:ty) => {
         impl<const N: usize> Tx<N> for $sender {
-            #[inline]
+            #[inline(always)]
             fn send(&mut self, message: &[u64; N]) {
                 <$sender>::send(self, *message).expect("send");
             }
@@ -123,11 +123,11 @@ macro_rules! ends {
         }
 
         impl<const N: usize> Rx<N> for $receiver {
-            #[inline]
+            #[inline(always)]
             fn recv(&mut self) -> [u64; N] {
                 <$receiver>::recv(self).expect("receive")
             }
-            #[inline]
+            #[inline(always)]
             fn try_recv(&mut self) -> Option<[u64; N]> {
                 <$receiver>::try_recv(self).ok()
             }

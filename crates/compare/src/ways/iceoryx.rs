@@ -68,7 +68,7 @@ fn delivered(sent: Result<usize, SendError>) -> Option<()> {
 }
 
 impl<const N: usize> Tx<N> for Publisher<ipc::Service, [u64; N], ()> {
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, message: &[u64; N]) {
         poll(|| delivered(self.loan_uninit().ok()?.write_payload(*message).send()));
     }
@@ -84,12 +84,12 @@ impl<const N: usize> Tx<N> for Publisher<ipc::Service, [u64; N], ()> {
 }
 
 impl<const N: usize> Rx<N> for Subscriber<ipc::Service, [u64; N], ()> {
-    #[inline]
+    #[inline(always)]
     fn recv(&mut self) -> [u64; N] {
         poll(|| Rx::try_recv(self))
     }
 
-    #[inline]
+    #[inline(always)]
     fn try_recv(&mut self) -> Option<[u64; N]> {
         self.receive().expect("receive").map(|sample| *sample.payload())
     }

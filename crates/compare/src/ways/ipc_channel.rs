@@ -32,19 +32,19 @@ impl<const N: usize> Link<N> for Bytes {
 }
 
 impl<const N: usize> Tx<N> for IpcBytesSender {
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, message: &[u64; N]) {
         IpcBytesSender::send(self, gimmal::bytemuck::bytes_of(message)).expect("send");
     }
 }
 
 impl<const N: usize> Rx<N> for IpcBytesReceiver {
-    #[inline]
+    #[inline(always)]
     fn recv(&mut self) -> [u64; N] {
         gimmal::bytemuck::pod_read_unaligned(&IpcBytesReceiver::recv(self).expect("receive"))
     }
 
-    #[inline]
+    #[inline(always)]
     fn try_recv(&mut self) -> Option<[u64; N]> {
         match IpcBytesReceiver::try_recv(self) {
             Ok(bytes) => Some(gimmal::bytemuck::pod_read_unaligned(&bytes)),

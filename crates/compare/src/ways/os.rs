@@ -72,7 +72,7 @@ impl<const N: usize> Link<N> for Socket {
 }
 
 impl<const N: usize> Tx<N> for End {
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, message: &[u64; N]) {
         self.0.write_all(cast_slice(message)).expect("write");
     }
@@ -83,14 +83,14 @@ impl<const N: usize> Tx<N> for End {
 }
 
 impl<const N: usize> Rx<N> for End {
-    #[inline]
+    #[inline(always)]
     fn recv(&mut self) -> [u64; N] {
         let mut message = [0; N];
         self.0.read_exact(bytes_of_mut(&mut message)).expect("read");
         message
     }
 
-    #[inline]
+    #[inline(always)]
     fn try_recv(&mut self) -> Option<[u64; N]> {
         let mut message = [0; N];
         match self.0.read(bytes_of_mut(&mut message)) {

@@ -60,7 +60,7 @@ impl<const N: usize> Link<N> for Spsc {
 }
 
 impl<const N: usize> Tx<N> for spsc::Producer<[u64; N]> {
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, message: &[u64; N]) {
         poll(|| self.try_write(*message).ok());
     }
@@ -89,12 +89,12 @@ impl<const N: usize> Tx<N> for spsc::Producer<[u64; N]> {
 }
 
 impl<const N: usize> Rx<N> for spsc::Consumer<[u64; N]> {
-    #[inline]
+    #[inline(always)]
     fn recv(&mut self) -> [u64; N] {
         self.read_timeout(LONG).expect("a message")
     }
 
-    #[inline]
+    #[inline(always)]
     fn try_recv(&mut self) -> Option<[u64; N]> {
         self.try_read()
     }
@@ -142,7 +142,7 @@ impl<const N: usize> Link<N> for Mpmc {
 }
 
 impl<const N: usize> Tx<N> for mpmc::Producer<[u64; N]> {
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, message: &[u64; N]) {
         poll(|| self.try_write(*message).ok());
     }
@@ -159,12 +159,12 @@ impl<const N: usize> Tx<N> for mpmc::Producer<[u64; N]> {
 }
 
 impl<const N: usize> Rx<N> for mpmc::Consumer<[u64; N]> {
-    #[inline]
+    #[inline(always)]
     fn recv(&mut self) -> [u64; N] {
         self.read_timeout(LONG).expect("a message")
     }
 
-    #[inline]
+    #[inline(always)]
     fn try_recv(&mut self) -> Option<[u64; N]> {
         self.try_read()
     }

@@ -51,7 +51,7 @@ impl<const N: usize> Link<N> for Rtrb<N> {
 }
 
 impl<const N: usize> Tx<N> for rtrb::Producer<[u64; N]> {
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, message: &[u64; N]) {
         poll(|| self.push(*message).ok());
     }
@@ -76,12 +76,12 @@ impl<const N: usize> Tx<N> for rtrb::Producer<[u64; N]> {
 }
 
 impl<const N: usize> Rx<N> for rtrb::Consumer<[u64; N]> {
-    #[inline]
+    #[inline(always)]
     fn recv(&mut self) -> [u64; N] {
         poll(|| self.pop().ok())
     }
 
-    #[inline]
+    #[inline(always)]
     fn try_recv(&mut self) -> Option<[u64; N]> {
         self.pop().ok()
     }
@@ -123,19 +123,19 @@ impl<const N: usize> Link<N> for Array<N> {
 }
 
 impl<const N: usize> Tx<N> for Arc<ArrayQueue<[u64; N]>> {
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, message: &[u64; N]) {
         poll(|| self.push(*message).ok());
     }
 }
 
 impl<const N: usize> Rx<N> for Arc<ArrayQueue<[u64; N]>> {
-    #[inline]
+    #[inline(always)]
     fn recv(&mut self) -> [u64; N] {
         poll(|| self.pop())
     }
 
-    #[inline]
+    #[inline(always)]
     fn try_recv(&mut self) -> Option<[u64; N]> {
         self.pop()
     }
@@ -165,19 +165,19 @@ macro_rules! channel {
         }
 
         impl<const N: usize> Tx<N> for $sender {
-            #[inline]
+            #[inline(always)]
             fn send(&mut self, message: &[u64; N]) {
                 <$sender>::send(self, *message).expect("send");
             }
         }
 
         impl<const N: usize> Rx<N> for $receiver {
-            #[inline]
+            #[inline(always)]
             fn recv(&mut self) -> [u64; N] {
                 <$receiver>::recv(self).expect("receive")
             }
 
-            #[inline]
+            #[inline(always)]
             fn try_recv(&mut self) -> Option<[u64; N]> {
                 $try_recv(self)
             }

@@ -15,6 +15,7 @@ use crate::error::{Departure, RecvError, RecvTimeoutError, SendError, SendTimeou
 use crate::event::{ALL, Event, Surroundings};
 use crate::layout::ENTRY_DISCONNECT;
 use crate::object::Object;
+use crate::pace::Pace;
 use crate::primitive::FenceMode;
 use crate::ring::Header;
 use crate::segment::{Attached, Membership, Side, Token, repair};
@@ -136,10 +137,11 @@ impl Channel {
     /// Repeats `attempt` on behalf of a sender until it is something else than Full.
     pub(crate) fn send_blocking<R>(
         &self,
+        pace: &Pace,
         deadline: Option<Deadline>,
         mut attempt: impl FnMut() -> Result<R, TrySendError<()>>,
     ) -> Result<R, SendTimeoutError<()>> {
-        let sent = self.wait(&self.header().not_full, deadline, || match attempt() {
+        let sent = self.wait(&self.header().not_full, pace, deadline, || match attempt() {
             Ok(sent) => ControlFlow::Break(Ok(sent)),
             Err(TrySendError::Full(())) => ControlFlow::Continue(()),
             Err(TrySendError::Closed(())) => ControlFlow::Break(Err(SendTimeoutError::Closed(()))),
@@ -154,10 +156,11 @@ impl Channel {
     /// Repeats `attempt` on behalf of a receiver until it is something else than Empty.
     pub(crate) fn receive_blocking<R>(
         &self,
+        pace: &Pace,
         deadline: Option<Deadline>,
         mut attempt: impl FnMut() -> Result<R, TryRecvError>,
     ) -> Result<R, RecvTimeoutError> {
-        let received = self.wait(&self.header().not_empty, deadline, || match attempt() {
+        let received = self.wait(&self.header().not_empty, pace, deadline, || match attempt() {
             Ok(value) => ControlFlow::Break(Ok(value)),
             Err(TryRecvError::Empty) => ControlFlow::Continue(()),
             Err(TryRecvError::Closed) => ControlFlow::Break(Err(RecvTimeoutError::Closed)),
@@ -173,10 +176,11 @@ impl Channel {
     pub(crate) fn wait<R>(
         &self,
         event: &Event,
+        pace: &Pace,
         deadline: Option<Deadline>,
         attempt: impl FnMut() -> ControlFlow<R>,
     ) -> Option<R> {
-        event.wait(self.attached(), deadline, attempt)
+        event.wait(self.attached(), pace, deadline, attempt)
     }
 }
 

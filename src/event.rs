@@ -31,6 +31,7 @@ use core::ops::ControlFlow;
 use std::time::Duration;
 
 use crate::deadline::Deadline;
+use crate::pace::Pace;
 use crate::primitive::{AtomicU32, AtomicU64, FenceMode, FutexWord, Ordering, heavy_fence, light_fence, spin_loop};
 
 /// How a futex wait ended.
@@ -48,8 +49,10 @@ pub(crate) enum Slept {
 /// How often a sleeper makes sure that nobody it may be waiting for has died.
 pub(crate) const LOOK: Duration = Duration::from_millis(100);
 
-/// How long a blocked call looks before it sleeps, in rounds; about 4 µs.
-const SPIN_ROUNDS: u32 = 128;
+/// Looks between two looks at the clock while spinning.
+const LOOKS: u32 = 8;
+/// Nanoseconds of spinning after which it lets others run.
+const ALONE: u64 = 2_000;
 
 /// Everybody who sleeps on one event.
 pub(crate) const ALL: u32 = i32::MAX as u32;
@@ -126,6 +129,7 @@ impl Event {
     pub(crate) fn wait<R>(
         &self,
         surroundings: &impl Surroundings,
+        pace: &Pace,
         deadline: Option<Deadline>,
         mut attempt: impl FnMut() -> ControlFlow<R>,
     ) -> Option<R> {
@@ -135,16 +139,24 @@ impl Event {
         if deadline.is_some_and(|deadline| surroundings.passed(deadline)) {
             return None;
         }
-        let rounds = if surroundings.may_spin() { SPIN_ROUNDS } else { 1 };
-        for round in 0..rounds {
-            if let ControlFlow::Break(result) = attempt() {
-                return Some(result);
-            }
-            // Looks grow rarer, so that the other side's line is left to the other side.
-            for _ in 0..(round / 8).min(8) {
-                spin_loop();
-            }
+        let begin = Deadline::now();
+        if surroundings.may_spin()
+            && let Some(result) = spin(pace, begin, deadline, &mut attempt)
+        {
+            return Some(result);
         }
+        let result = self.sleep(surroundings, deadline, attempt);
+        pace.learn(begin);
+        result
+    }
+
+    /// The part of a wait in which it sleeps.
+    fn sleep<R>(
+        &self,
+        surroundings: &impl Surroundings,
+        deadline: Option<Deadline>,
+        mut attempt: impl FnMut() -> ControlFlow<R>,
+    ) -> Option<R> {
         let mode = surroundings.fence_mode();
         let mut woken = Woken { event: self, mode, in_hand: false };
         let mut look = Deadline::now().plus(surroundings.patience());
@@ -170,8 +182,44 @@ impl Event {
                 surroundings.look();
                 look = Deadline::now().plus(surroundings.patience());
             }
+            // Mostly there is something now, and another fence may take microseconds.
+            if let ControlFlow::Break(result) = attempt() {
+                woken.in_hand = false;
+                return Some(result);
+            }
         }
     }
+}
+
+/// The part of a wait in which it spins: for as long as `pace` says, but not beyond `deadline`.
+fn spin<R>(
+    pace: &Pace,
+    begin: Deadline,
+    deadline: Option<Deadline>,
+    mut attempt: impl FnMut() -> ControlFlow<R>,
+) -> Option<R> {
+    let end = begin.0.saturating_add(pace.spin()).min(deadline.map_or(u64::MAX, |deadline| deadline.0));
+    for round in 0.. {
+        for _ in 0..LOOKS {
+            if let ControlFlow::Break(result) = attempt() {
+                // Short waits are what it expects.
+                if round > 0 {
+                    pace.learn(begin);
+                }
+                return Some(result);
+            }
+            // Looks grow rarer, so that the other side's line is left to the other side.
+            (0..u32::min(round, 8)).for_each(|_| spin_loop());
+        }
+        let now = Deadline::now().0;
+        if now >= end {
+            break;
+        }
+        if now >= begin.0 + ALONE {
+            std::thread::yield_now();
+        }
+    }
+    None
 }
 
 /// A wake that was spent on a thread; if that leaves without having taken anything, by its deadline or in a panic of the

@@ -92,6 +92,8 @@ mod atomic;
 mod capabilities;
 #[cfg(not(loom))]
 mod channel;
+#[cfg(not(loom))]
+mod copy;
 mod deadline;
 #[cfg(not(loom))]
 mod error;
@@ -104,6 +106,7 @@ mod lock;
 mod models;
 #[cfg(not(loom))]
 mod object;
+mod pace;
 #[cfg(not(loom))]
 mod pipe;
 mod primitive;

@@ -26,6 +26,7 @@ use crate::error::Error;
 use crate::event::{Event, Surroundings};
 use crate::ids::Ids;
 use crate::object::{ElementType, Kind, Object, Shape};
+use crate::pace::Pace;
 use crate::primitive::{AtomicU64, Ordering};
 use crate::segment::view::View;
 use crate::segment::{Attached, Segment, Token, Wanted};
@@ -255,7 +256,7 @@ impl<T: Pod> Lock<T> {
     }
 
     fn lock_until(&self, deadline: Option<Deadline>) -> Result<LockGuard<T>, LockError<LockGuard<T>>> {
-        let taken = self.header().event.wait(&*self.attached, deadline, || match self.try_lock() {
+        let taken = self.header().event.wait(&*self.attached, &Pace::default(), deadline, || match self.try_lock() {
             Err(LockError::WouldBlock) => ControlFlow::Continue(()),
             result => ControlFlow::Break(result),
         });

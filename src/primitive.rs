@@ -7,6 +7,7 @@
 
 #[cfg(not(loom))]
 mod imp {
+    use crate::copy::copy_fresh;
     pub(crate) use crate::sys::futex::FutexWord;
     pub(crate) use core::sync::atomic::{
         AtomicI8, AtomicI16, AtomicI32, AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64, compiler_fence, fence,
@@ -23,7 +24,7 @@ mod imp {
         #[inline]
         pub(crate) unsafe fn write(&self, value: &T) {
             // SAFETY: the claim makes this cell ours; both pointers come from live references to different memory.
-            unsafe { self.0.get().cast::<T>().copy_from_nonoverlapping(value, 1) }
+            unsafe { copy_fresh(value, self.0.get().cast()) }
         }
 
         /// # Safety

@@ -1,26 +1,25 @@
 //! [`Queue`]: any number of senders and receivers in any number of processes, each message to exactly one receiver.
 
 mod in_place;
+mod receiver;
+mod sender;
 
 use core::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
 
 pub use self::in_place::{RecvGuard, Reservation};
+pub use self::receiver::{IntoIter, Receiver};
+pub use self::sender::Sender;
 
-use crate::channel::{Channel, no_deadline, no_deadline_recv};
-use crate::deadline::Deadline;
-use crate::error::{
-    Error, RecvError, RecvTimeoutError, SendError, SendSliceError, SendTimeoutError, TryRecvError, TrySendError,
-};
-use crate::event::Surroundings;
+use crate::channel::Channel;
+use crate::error::Error;
 use crate::layout::ENTRY_DISCONNECT;
 use crate::object::{ElementType, Kind, Object, Shape};
-use crate::primitive::Ordering;
+use crate::pace::Pace;
 use crate::primitive::private::AtomicUsize;
-use crate::ring::owned::{Claim, Cursor, Owned, Refused, Run};
+use crate::ring::owned::{Cursor, Owned};
 use crate::ring::{self, Element};
 use crate::segment::{Attached, Segment, Side, Wanted};
 
@@ -280,6 +279,7 @@ const BATCH: usize = 64;
 struct Endpoint<T: Pod> {
     queue: Queue<T>,
     cursor: Cursor,
+    pace: Pace,
     side: Side,
     /// Messages of this end that are being read in place.
     guards: AtomicUsize,
@@ -290,16 +290,18 @@ impl<T: Pod> Endpoint<T> {
         if queue.channel.id() == 0 {
             return Err(Attached::detached());
         }
+        Ok(Self::at(queue.clone(), Cursor::default(), side))
+    }
+
+    fn at(queue: Queue<T>, cursor: Cursor, side: Side) -> Self {
         queue.channel.attached().enter(queue.channel.offset(), side);
-        Ok(Self { queue: queue.clone(), cursor: Cursor::default(), side, guards: AtomicUsize::new(0) })
+        Self { queue, cursor, pace: Pace::default(), side, guards: AtomicUsize::new(0) }
     }
 }
 
 impl<T: Pod> Clone for Endpoint<T> {
     fn clone(&self) -> Self {
-        self.queue.channel.attached().enter(self.queue.channel.offset(), self.side);
-        let (queue, cursor) = (self.queue.clone(), self.cursor.clone());
-        Self { queue, cursor, side: self.side, guards: AtomicUsize::new(0) }
+        Self::at(self.queue.clone(), self.cursor.clone(), self.side)
     }
 }
 
@@ -309,492 +311,5 @@ impl<T: Pod> Drop for Endpoint<T> {
         if channel.attached().exit(channel.offset(), self.side) && channel.disconnects() {
             channel.wake_everybody();
         }
-    }
-}
-
-/// A sending end of a [`Queue`]. Clone it for another thread: sharing one works and is slower.
-pub struct Sender<T: Pod> {
-    end: Endpoint<T>,
-}
-
-impl<T: Pod> Clone for Sender<T> {
-    fn clone(&self) -> Self {
-        Self { end: self.end.clone() }
-    }
-}
-
-impl<T: Pod> fmt::Debug for Sender<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sender").field("queue", &self.end.queue).finish()
-    }
-}
-
-impl<T: Pod> Sender<T> {
-    /// Sends if there is room now. Lock-free, no system call unless a receiver sleeps.
-    ///
-    /// # Errors
-    /// [`TrySendError::Full`] and the others give the message back.
-    #[inline]
-    pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
-        self.attempt(&value).map_err(|refusal| refusal.with(value))
-    }
-
-    #[inline]
-    fn attempt(&self, value: &T) -> Result<(), TrySendError<()>> {
-        self.push(value)?;
-        self.end.queue.channel.committed(1);
-        Ok(())
-    }
-
-    /// Everything of a send but the notification.
-    #[inline]
-    fn push(&self, value: &T) -> Result<(), TrySendError<()>> {
-        let owner = self.owner()?;
-        let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
-        ring.push(cursor, owner, channel.mode(), value).map_err(|refused| self.refusal(refused))
-    }
-
-    /// As `push`, as many of `values` as there is room for in one run.
-    fn push_run(&self, values: &[T]) -> Result<usize, TrySendError<()>> {
-        let owner = self.owner()?;
-        let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
-        ring.push_run(cursor, owner, channel.mode(), values).map_err(|refused| self.refusal(refused))
-    }
-
-    /// Who we are, unless there is nobody to send to.
-    #[inline]
-    fn owner(&self) -> Result<u16, TrySendError<()>> {
-        let channel = &self.end.queue.channel;
-        let owner = channel.id();
-        if owner == 0 {
-            return Err(TrySendError::Detached(()));
-        }
-        if channel.disconnects()
-            && let Some(peer) = channel.nobody_left(Side::Receiver)
-        {
-            let closed = channel.is_closing();
-            return Err(if closed {
-                TrySendError::Closed(())
-            } else {
-                TrySendError::Disconnected { message: (), peer }
-            });
-        }
-        Ok(owner)
-    }
-
-    #[cold]
-    fn refusal(&self, refused: Refused) -> TrySendError<()> {
-        let channel = &self.end.queue.channel;
-        match refused {
-            Refused::Full if channel.is_closing() => TrySendError::Closed(()),
-            Refused::Full => {
-                if self.end.cursor.in_vain() {
-                    channel.attached().look();
-                }
-                TrySendError::Full(())
-            }
-            Refused::Closed => {
-                // A receiver may be waiting to learn whether something comes from the claim.
-                channel.wake_everybody();
-                TrySendError::Closed(())
-            }
-        }
-    }
-
-    /// The slow path of every blocking send.
-    fn send_until(&self, value: &T, deadline: Option<Deadline>) -> Result<(), SendTimeoutError<()>> {
-        self.until(deadline, || self.attempt(value))
-    }
-
-    /// Repeats `attempt` until it is something else than Full.
-    fn until<R>(
-        &self,
-        deadline: Option<Deadline>,
-        attempt: impl FnMut() -> Result<R, TrySendError<()>>,
-    ) -> Result<R, SendTimeoutError<()>> {
-        let Queue { channel, ring } = &self.end.queue;
-        let sent = channel.send_blocking(deadline, attempt);
-        // Slots are released in any order, and filled in one: whoever was woken for a slot behind one that is still being
-        // read went back to sleep. With the slot in front the one behind has become usable, too.
-        if sent.is_ok() && !ring.is_full() {
-            channel.released(1);
-        }
-        sent
-    }
-
-    /// Sends, waiting for room as long as it takes: spinning for some microseconds, then asleep.
-    ///
-    /// # Errors
-    /// [`SendError::Closed`] and the others give the message back.
-    #[inline]
-    pub fn send(&self, value: T) -> Result<(), SendError<T>> {
-        match self.attempt(&value) {
-            Ok(()) => Ok(()),
-            Err(_) => no_deadline(self.send_until(&value, None)).map_err(|e| e.with(value)),
-        }
-    }
-
-    /// Sends, waiting for room for at most `timeout`.
-    ///
-    /// # Errors
-    /// [`SendTimeoutError::Timeout`] and the others give the message back: it was not sent.
-    pub fn send_timeout(&self, value: T, timeout: Duration) -> Result<(), SendTimeoutError<T>> {
-        match self.attempt(&value) {
-            Ok(()) => Ok(()),
-            Err(_) => self.send_until(&value, Deadline::after(timeout)).map_err(|e| e.with(value)),
-        }
-    }
-
-    /// Sends, waiting for room until `deadline`.
-    ///
-    /// # Errors
-    /// As for [`Sender::send_timeout`].
-    pub fn send_deadline(&self, value: T, deadline: Instant) -> Result<(), SendTimeoutError<T>> {
-        match self.attempt(&value) {
-            Ok(()) => Ok(()),
-            Err(_) => self.send_until(&value, Deadline::at(deadline)).map_err(|e| e.with(value)),
-        }
-    }
-
-    /// Reserves a slot if one is free now, to write a message in place: see [`Sender::reserve`].
-    ///
-    /// # Errors
-    /// As for [`Sender::try_send`].
-    pub fn try_reserve(&self) -> Result<Reservation<'_, T>, TrySendError<()>> {
-        let owner = self.owner()?;
-        let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
-        match ring.reserve(cursor, owner, channel.mode()) {
-            Ok(claim) => Ok(Reservation::new(&self.end.queue, claim)),
-            Err(refused) => Err(self.refusal(refused)),
-        }
-    }
-
-    /// Reserves a slot, waiting for one as long as it takes, to write a message in place. Nothing is copied;
-    /// [`Reservation::commit`] sends it, dropping it does not. Until then receivers step around the slot, and the
-    /// messages of this sender that are sent meanwhile may arrive before it.
-    ///
-    /// ```
-    /// use gimmal::{Queue, Segment};
-    ///
-    /// let segment = Segment::anonymous()?;
-    /// let queue = Queue::<[u8; 4096]>::create(&segment, "frames", 8)?;
-    /// let (sender, receiver) = (queue.sender()?, queue.receiver()?);
-    /// let mut frame = sender.reserve()?;
-    /// frame.fill(7); // it holds what some earlier message has left
-    /// frame.commit();
-    /// assert_eq!(receiver.recv_guard()?[..2], [7, 7]);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As for [`Sender::send`].
-    pub fn reserve(&self) -> Result<Reservation<'_, T>, SendError<()>> {
-        no_deadline(self.until(None, || self.try_reserve()))
-    }
-
-    /// As [`Sender::reserve`], waiting for at most `timeout`.
-    ///
-    /// # Errors
-    /// As for [`Sender::send_timeout`].
-    pub fn reserve_timeout(&self, timeout: Duration) -> Result<Reservation<'_, T>, SendTimeoutError<()>> {
-        self.until(Deadline::after(timeout), || self.try_reserve())
-    }
-
-    /// Sends as many of `values` as there is room for now, in order, and says how many. They go in runs of up to 64, each of
-    /// which arrives at once; other senders' messages may come between two of them. Wakes receivers once for all.
-    ///
-    /// # Errors
-    /// Only if not even one could be sent, and not for want of room: that is `Ok(0)`.
-    pub fn try_send_slice(&self, values: &[T]) -> Result<usize, SendError<()>> {
-        let mut sent = 0;
-        let reason = loop {
-            let pushed = match &values[sent..] {
-                [] => break None,
-                [value] => self.push(value).map(|()| 1),
-                values => self.push_run(&values[..values.len().min(BATCH)]),
-            };
-            match pushed {
-                Ok(more) => sent += more,
-                Err(reason) => break Some(reason),
-            }
-        };
-        if sent > 0 {
-            self.end.queue.channel.committed(sent);
-            return Ok(sent);
-        }
-        match reason {
-            None | Some(TrySendError::Full(())) => Ok(0),
-            Some(TrySendError::Closed(())) => Err(SendError::Closed(())),
-            Some(TrySendError::Disconnected { message, peer }) => Err(SendError::Disconnected { message, peer }),
-            Some(TrySendError::Detached(())) => Err(SendError::Detached(())),
-        }
-    }
-
-    /// Sends all of `values` in order, waiting for room as long as it takes.
-    ///
-    /// # Errors
-    /// [`SendSliceError`] says how many were sent before the queue was closed or disconnected.
-    pub fn send_slice(&self, values: &[T]) -> Result<(), SendSliceError> {
-        let mut sent = 0;
-        while sent < values.len() {
-            let more = match self.try_send_slice(&values[sent..]) {
-                Ok(0) => no_deadline(self.send_until(&values[sent], None)).map(|()| 1),
-                result => result,
-            };
-            sent += more.map_err(|reason| SendSliceError { sent, reason })?;
-        }
-        Ok(())
-    }
-
-    /// See [`Queue::close`].
-    pub fn close(&self) {
-        self.end.queue.close();
-    }
-
-    /// The queue this end belongs to.
-    #[must_use]
-    pub fn queue(&self) -> &Queue<T> {
-        &self.end.queue
-    }
-}
-
-/// A receiving end of a [`Queue`]. Clone it for another thread: sharing one works and is slower.
-pub struct Receiver<T: Pod> {
-    end: Endpoint<T>,
-}
-
-impl<T: Pod> Clone for Receiver<T> {
-    fn clone(&self) -> Self {
-        Self { end: self.end.clone() }
-    }
-}
-
-impl<T: Pod> fmt::Debug for Receiver<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Receiver").field("queue", &self.end.queue).finish()
-    }
-}
-
-impl<T: Pod> Receiver<T> {
-    /// Receives what is there now. Lock-free, no system call unless a sender sleeps.
-    ///
-    /// # Errors
-    /// [`TryRecvError::Empty`]: at some moment during the call no message was there. The others come after the last
-    /// message.
-    #[inline]
-    pub fn try_recv(&self) -> Result<T, TryRecvError> {
-        let value = self.pop()?;
-        self.end.queue.released(1);
-        Ok(value)
-    }
-
-    /// Everything of a receive but the notification.
-    #[inline]
-    fn pop(&self) -> Result<T, TryRecvError> {
-        self.claim().map(|claim| self.end.queue.ring.take(claim))
-    }
-
-    /// Claims the oldest message that is there.
-    #[inline]
-    fn claim(&self) -> Result<Claim, TryRecvError> {
-        let owner = self.owner()?;
-        let Endpoint { queue: Queue { ring, .. }, cursor, .. } = &self.end;
-        ring.claim_full(cursor, owner).or_else(|_| self.claim_or_reason(owner, 1).map(Run::claim))
-    }
-
-    #[inline]
-    fn owner(&self) -> Result<u16, TryRecvError> {
-        match self.end.queue.channel.id() {
-            0 => Err(TryRecvError::Detached),
-            owner => Ok(owner),
-        }
-    }
-
-    /// Why there is nothing. `Closed` and `Disconnected` must be true *before* the decisive look at the ring, and nothing may
-    /// be in the hands of another receiver that could still die or give it back.
-    #[cold]
-    fn claim_or_reason(&self, owner: u16, most: usize) -> Result<Run, TryRecvError> {
-        let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
-        let closed = channel.is_closed();
-        let alone = if channel.disconnects() { channel.nobody_left(Side::Sender) } else { None };
-        let reason = match alone {
-            _ if closed => TryRecvError::Closed,
-            Some(peer) => TryRecvError::Disconnected { peer },
-            None => {
-                if cursor.in_vain() {
-                    channel.attached().look();
-                }
-                return Err(TryRecvError::Empty);
-            }
-        };
-        ring.claim_full_run(cursor, owner, most).map_err(|_| {
-            let ours = self.end.guards.load(Ordering::Relaxed);
-            if ring.is_unsettled(owner, ours) { TryRecvError::Empty } else { reason }
-        })
-    }
-
-    fn recv_until(&self, deadline: Option<Deadline>) -> Result<T, RecvTimeoutError> {
-        self.end.queue.channel.receive_blocking(deadline, || self.try_recv())
-    }
-
-    /// Receives, waiting for a message as long as it takes: spinning for some microseconds, then asleep.
-    ///
-    /// # Errors
-    /// [`RecvError::Closed`] and [`RecvError::Disconnected`] after the last message.
-    #[inline]
-    pub fn recv(&self) -> Result<T, RecvError> {
-        match self.try_recv() {
-            Ok(value) => Ok(value),
-            Err(_) => no_deadline_recv(self.recv_until(None)),
-        }
-    }
-
-    /// Receives, waiting for a message for at most `timeout`.
-    ///
-    /// # Errors
-    /// [`RecvTimeoutError::Timeout`]: nothing was taken. The others come after the last message.
-    pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
-        match self.try_recv() {
-            Ok(value) => Ok(value),
-            Err(_) => self.recv_until(Deadline::after(timeout)),
-        }
-    }
-
-    /// Receives, waiting for a message until `deadline`.
-    ///
-    /// # Errors
-    /// As for [`Receiver::recv_timeout`].
-    pub fn recv_deadline(&self, deadline: Instant) -> Result<T, RecvTimeoutError> {
-        match self.try_recv() {
-            Ok(value) => Ok(value),
-            Err(_) => self.recv_until(Deadline::at(deadline)),
-        }
-    }
-
-    /// Receives what is there now and reads it in place: see [`Receiver::recv_guard`].
-    ///
-    /// # Errors
-    /// As for [`Receiver::try_recv`].
-    pub fn try_recv_guard(&self) -> Result<RecvGuard<'_, T>, TryRecvError> {
-        Ok(RecvGuard::new(&self.end, self.claim()?))
-    }
-
-    /// Receives a message, waiting for one as long as it takes, and reads it in place. It counts as received when the guard
-    /// is dropped. If this process dies before, or the thread panics, or [`RecvGuard::give_back`] is called, the message
-    /// goes to another receiver, before newer ones: each message is processed at least once.
-    ///
-    /// ```
-    /// use gimmal::{Queue, Segment};
-    ///
-    /// let segment = Segment::anonymous()?;
-    /// let queue = Queue::<u32>::create(&segment, "jobs", 8)?;
-    /// let (sender, receiver) = (queue.sender()?, queue.receiver()?);
-    /// sender.send_slice(&[1, 2])?;
-    /// let job = receiver.recv_guard()?;
-    /// assert_eq!(*job, 1);
-    /// job.give_back(); // somebody else may do it
-    /// assert_eq!((receiver.recv()?, receiver.recv()?), (1, 2));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As for [`Receiver::recv`].
-    pub fn recv_guard(&self) -> Result<RecvGuard<'_, T>, RecvError> {
-        no_deadline_recv(self.end.queue.channel.receive_blocking(None, || self.try_recv_guard()))
-    }
-
-    /// As [`Receiver::recv_guard`], waiting for at most `timeout`.
-    ///
-    /// # Errors
-    /// As for [`Receiver::recv_timeout`].
-    pub fn recv_guard_timeout(&self, timeout: Duration) -> Result<RecvGuard<'_, T>, RecvTimeoutError> {
-        self.end.queue.channel.receive_blocking(Deadline::after(timeout), || self.try_recv_guard())
-    }
-
-    /// Appends at most `most` of the messages that are there now to `buffer` and says how many: up to 64 at a time. Wakes
-    /// senders once for all.
-    ///
-    /// # Errors
-    /// Only if there is not even one message. `most` of 0 is `Ok(0)`.
-    pub fn try_recv_many(&self, buffer: &mut Vec<T>, most: usize) -> Result<usize, TryRecvError> {
-        let most = most.min(BATCH);
-        if most == 0 {
-            return Ok(0);
-        }
-        // Room first: a message that was taken must have a place to go, whatever the allocator does.
-        buffer.reserve(most);
-        let owner = self.owner()?;
-        let Endpoint { queue: Queue { ring, .. }, cursor, .. } = &self.end;
-        // Read first, release at the end: until then all of them would go to somebody else if we died.
-        let mut runs = [const { None }; BATCH];
-        let (mut received, mut taken) = (0, 0);
-        while received < most {
-            let run = match ring.claim_full_run(cursor, owner, most - received) {
-                Ok(run) => run,
-                Err(_) if received > 0 => break,
-                Err(_) => self.claim_or_reason(owner, most)?,
-            };
-            buffer.extend(ring.read_run(&run));
-            received += run.len();
-            runs[taken] = Some(run);
-            taken += 1;
-        }
-        runs.into_iter().take(taken).flatten().for_each(|run| ring.release_run(run));
-        self.end.queue.released(received);
-        Ok(received)
-    }
-
-    /// As [`Receiver::try_recv_many`], waiting for the first message as long as it takes.
-    ///
-    /// # Errors
-    /// As for [`Receiver::recv`].
-    pub fn recv_many(&self, buffer: &mut Vec<T>, most: usize) -> Result<usize, RecvError> {
-        let received = self.end.queue.channel.receive_blocking(None, || self.try_recv_many(buffer, most));
-        no_deadline_recv(received)
-    }
-
-    /// Messages until the queue is closed (or disconnected) and drained; waits for each.
-    pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
-        core::iter::from_fn(|| self.recv().ok())
-    }
-
-    /// Messages that are there now.
-    pub fn try_iter(&self) -> impl Iterator<Item = T> + '_ {
-        core::iter::from_fn(|| self.try_recv().ok())
-    }
-
-    /// See [`Queue::close`].
-    pub fn close(&self) {
-        self.end.queue.close();
-    }
-
-    /// The queue this end belongs to.
-    #[must_use]
-    pub fn queue(&self) -> &Queue<T> {
-        &self.end.queue
-    }
-}
-
-/// Messages until the queue is closed (or disconnected) and drained.
-pub struct IntoIter<T: Pod>(Receiver<T>);
-
-impl<T: Pod> fmt::Debug for IntoIter<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("IntoIter").field(&self.0).finish()
-    }
-}
-
-impl<T: Pod> Iterator for IntoIter<T> {
-    type Item = T;
-    fn next(&mut self) -> Option<T> {
-        self.0.recv().ok()
-    }
-}
-
-impl<T: Pod> IntoIterator for Receiver<T> {
-    type Item = T;
-    type IntoIter = IntoIter<T>;
-    fn into_iter(self) -> IntoIter<T> {
-        IntoIter(self)
     }
 }

@@ -14,6 +14,7 @@ use crate::error::{Error, Timeout};
 use crate::event::{ALL, Event, Surroundings};
 use crate::layout::LINE;
 use crate::object::{ElementType, Kind, Object, Shape};
+use crate::pace::Pace;
 use crate::primitive::{Ordering, fence};
 use crate::segment::{Attached, Segment, Wanted};
 
@@ -70,7 +71,7 @@ impl<T: Scalar> Cells<T> {
 
     /// Waits until `done` breaks.
     fn wait<R>(&self, deadline: Option<Deadline>, done: impl FnMut() -> ControlFlow<R>) -> Option<R> {
-        self.event().wait(&*self.attached, deadline, done)
+        self.event().wait(&*self.attached, &Pace::default(), deadline, done)
     }
 }
 

@@ -54,15 +54,15 @@ impl Gate {
         let mut attempts = 0;
         let attempt = || {
             attempts += 1;
-            // One at once, those of the spinning, and one after registration.
-            let last_awake = 2 + if self.spin { SPIN_ROUNDS } else { 1 };
+            // One at once, and without spinning one after registration.
+            let last_awake = 2;
             if deadline.is_none() && attempts == last_awake {
                 self.drowsy.lock().unwrap().push(thread.clone());
             }
             self.woken.fetch_add(u32::from(attempts > last_awake), Ordering::Relaxed);
             if self.try_take() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let taken = self.event.wait(self, deadline, attempt).is_some();
+        let taken = self.event.wait(self, &Pace::default(), deadline, attempt).is_some();
         self.drowsy.lock().unwrap().retain(|other| *other != thread);
         taken
     }
@@ -411,7 +411,10 @@ fn one_who_left_costs_one_futile_wake_and_no_more() {
     let asked = Cell::new(0);
     // It asks before it registers, and leaves when it asks again.
     let visitor = Visitor { passed: || asked.replace(asked.get() + 1) > 0, look: || {}, patience: Duration::MAX };
-    assert_eq!(gate.event.wait(&visitor, Some(Deadline(0)), || ControlFlow::<()>::Continue(())), None);
+    assert_eq!(
+        gate.event.wait(&visitor, &Pace::default(), Some(Deadline(0)), || ControlFlow::<()>::Continue(())),
+        None
+    );
     assert_eq!(halves(&gate.event), (0, u32::MAX), "registered, and nobody has answered");
     let before = gate.event.word().load(Ordering::Relaxed);
     gate.event.notify(1, FenceMode::Full);
@@ -437,7 +440,7 @@ fn sleepers_look_around_by_themselves_again_and_again() {
     let look = || looks.set(looks.get() + 1);
     let visitor = Visitor { passed: || false, look, patience: Duration::from_millis(1) };
     let attempt = || if looks.get() < 3 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
-    assert_eq!(Event::new().wait(&visitor, None, attempt), Some(()));
+    assert_eq!(Event::new().wait(&visitor, &Pace::default(), None, attempt), Some(()));
 }
 
 /// One who is woken all the time, and always too late, may be waiting for somebody who is dead.
@@ -458,7 +461,7 @@ fn being_woken_often_keeps_nobody_from_looking_around() {
         let passed = || deadline.is_some_and(Deadline::passed);
         let visitor = Visitor { passed, look, patience: Duration::from_millis(5) };
         let attempt = || if looks.get() < 2 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
-        assert_eq!(event.wait(&visitor, deadline, attempt), Some(()));
+        assert_eq!(event.wait(&visitor, &Pace::default(), deadline, attempt), Some(()));
         done.store(1, Ordering::Relaxed);
     });
 }

@@ -83,7 +83,8 @@ fn close_waits_for_what_may_come_back() {
                         Err(_) if ring.is_unsettled(3, 0) => ControlFlow::Continue(()),
                         Err(_) => ControlFlow::Break(None),
                     };
-                    let result = of_waiter.header.not_empty.wait(&Still, None, attempt).expect("no deadline");
+                    let result =
+                        of_waiter.header.not_empty.wait(&Still, &Pace::default(), None, attempt).expect("no deadline");
                     result.iter().for_each(|&value| by_waiter.add(value));
                     outcomes.add(result);
                 }),

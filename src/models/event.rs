@@ -32,7 +32,7 @@ impl Stock {
     }
 
     fn wait(&self) {
-        self.event.wait(&Still, None, || self.take()).expect("no deadline");
+        self.event.wait(&Still, &Pace::default(), None, || self.take()).expect("no deadline");
     }
 }
 
@@ -115,7 +115,7 @@ fn event_passes_the_wake_of_a_leaver_on() {
                     0 => ControlFlow::Continue(()),
                     _ => ControlFlow::Break(()),
                 };
-                of_leaver.event.wait(&Leaver(0.into()), Some(Deadline(0)), take_nothing);
+                of_leaver.event.wait(&Leaver(0.into()), &Pace::default(), Some(Deadline(0)), take_nothing);
             }),
             Box::new(move || {
                 of_taker.wait();

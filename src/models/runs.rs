@@ -18,7 +18,7 @@ fn run_receiver(memory: &Arc<Memory<Slot<u64>>>, owner: u16, most: usize, log: &
         let ring = memory.ring();
         if let Ok(run) = ring.claim_full_run(&Cursor::default(), owner, most) {
             ring.read_run(&run).for_each(|value| log.add(value));
-            ring.release_run(run);
+            ring.release_run(&run);
         }
     })
 }

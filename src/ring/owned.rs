@@ -21,15 +21,15 @@
 //! other words then say nothing that anybody looks at until the first one does: the walks go by whole claims, from the first
 //! slot of one to the first slot of the next. So the sender writes FULL into each of them, with the number of those behind it,
 //! and into the first one last: that commits them all at once. A receiver takes as many from the front as it wants, by a CAS on
-//! the first word; the next one then is the first of what is left. Runs are freed from their end, so that whoever sees the first
-//! slot in the next lap sees the others there, too; a received one is marked DONE before, which is the moment of its receipt.
+//! the first word; the next one then is the first of what is left. Runs are freed with their first slot last, so that whoever
+//! sees it in the next lap sees the others there, too; a received one is marked DONE before, which is the moment of its receipt.
 //!
 //! *Abort* frees the slot into the next lap, exactly as a release does. Receivers step over it as over any slot that
 //! somebody else has consumed, and senders meet it again one lap later; no state of its own is needed.
 //!
 //! *Repair* of a dead participant: WRITING → aborted, READING → ORPHAN, DONE → FREE in the next lap, then `repairs` is bumped.
 //! Receivers compare `repairs` with their own copy and take ORPHANs first, oldest first. Each step is idempotent. A run is
-//! repaired from its end, the word that names the dead last, and falls into single slots.
+//! repaired with its first slot last, which names the dead, and falls into single slots.
 //!
 //! # Orderings
 //!
@@ -88,6 +88,12 @@ impl Cursor {
         self
     }
 
+    /// Where this end goes on.
+    #[cfg(not(loom))]
+    pub(crate) fn position(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
     /// Every so many calls in vain, `true`: time to look whether somebody has died.
     pub(crate) fn in_vain(&self) -> bool {
         let vain = self.vain.load(Ordering::Relaxed).wrapping_add(1);
@@ -127,6 +133,11 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) fn len(&self) -> usize {
         self.extra as usize + 1
+    }
+
+    /// Its offsets, in the order in which they are given to others: they look at the first one only.
+    fn first_one_last(&self) -> impl Iterator<Item = u64> + use<> {
+        (1..=self.extra).chain([0])
     }
 
     /// A run of one.
@@ -410,22 +421,12 @@ impl Words {
         Ok(run)
     }
 
-    /// Publishes all of a written run at once: what comes behind its first slot is not looked at before that is FULL.
-    pub(crate) fn commit_run(&self, run: Run) {
-        for offset in (0..=run.extra).rev() {
-            let position = run.position.wrapping_add(offset);
-            let full = self.at(position, run.extra - offset, state::FULL, 0);
-            // Release: as in `Owned::commit`.
-            self.word(position).store(full.0, Ordering::Release);
-        }
-    }
-
     /// Gives a run that was read back to the senders. Once it says DONE, all of it was received.
-    pub(crate) fn release_run(&self, run: Run) {
+    pub(crate) fn release_run(&self, run: &Run) {
         if run.extra > 0 {
-            self.mark_done(&run);
+            self.mark_done(run);
         }
-        self.free_run(&run);
+        self.free_run(run);
     }
 
     pub(crate) fn mark_done(&self, run: &Run) {
@@ -434,9 +435,9 @@ impl Words {
         self.word(run.position).store(done.0, Ordering::Relaxed);
     }
 
-    /// Frees a run from its end, so that whoever sees the first slot free does not take the next ones for unclaimed.
+    /// Frees a run, its first slot last, so that whoever sees that one free does not take the next ones for unclaimed.
     fn free_run(&self, run: &Run) {
-        for offset in (0..=run.extra).rev() {
+        for offset in run.first_one_last() {
             let position = run.position.wrapping_add(offset);
             // Release: as in `Owned::release`.
             self.word(position).store(self.free(position.wrapping_add(self.capacity())).0, Ordering::Release);
@@ -693,7 +694,7 @@ impl<T: Copy> Owned<T> {
     }
 
     /// Claims, writes and commits: everything of a send but the notification.
-    #[inline]
+    #[cfg(any(test, loom))]
     pub(crate) fn push(&self, cursor: &Cursor, owner: u16, mode: FenceMode, value: &T) -> Result<(), Refused> {
         let claim = self.reserve(cursor, owner, mode)?;
         self.write(&claim, value);
@@ -710,13 +711,23 @@ impl<T: Copy> Owned<T> {
         values: &[T],
     ) -> Result<usize, Refused> {
         let run = self.reserve_run(cursor, owner, mode, values.len())?;
-        let sent = run.len();
-        for (offset, value) in (0..=run.extra).zip(values) {
-            // SAFETY: every slot of a run is ours between the CAS on its first one and the commit.
-            unsafe { self.slot(run.position.wrapping_add(offset)).payload.write(value) }
+        self.commit_run(&run, |slot, offset| {
+            // SAFETY: every slot of a run is ours between the CAS on its first one and its commit.
+            unsafe { slot.payload.write(&values[offset]) }
+        });
+        Ok(run.len())
+    }
+
+    /// Publishes all of a run at once, after `write` has written each of its slots: what comes behind the first slot is not
+    /// looked at before that is FULL.
+    fn commit_run(&self, run: &Run, write: impl Fn(&Slot<T>, usize)) {
+        for offset in run.first_one_last() {
+            let position = run.position.wrapping_add(offset);
+            let slot = self.slot(position);
+            write(slot, offset as usize);
+            // Release: whoever sees FULL in the first one sees all payloads, and the other words.
+            slot.word.store(self.at(position, run.extra - offset, state::FULL, 0).0, Ordering::Release);
         }
-        self.commit_run(run);
-        Ok(sent)
     }
 
     /// The messages of a run claimed by [`Words::claim_full_run`], in order.

@@ -26,9 +26,15 @@ pub(crate) struct Position {
 }
 
 impl Position {
+    /// How many slots this end has used.
+    #[cfg(not(loom))]
+    pub(crate) fn own(self) -> u64 {
+        self.own
+    }
+
     /// Slots that are known to be ours.
     #[inline(always)]
-    fn left(self) -> u64 {
+    pub(crate) fn left(self) -> u64 {
         self.limit.wrapping_sub(self.own)
     }
 }

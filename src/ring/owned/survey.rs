@@ -45,9 +45,8 @@ impl Words {
             let first = self.position(word, index);
             let extra = self.extra(word).min(spare);
             spare -= extra;
-            // From the end, the owner's word last: until then the next repairer does it again, and nobody looks at the others.
-            let settled =
-                (1..=extra).rev().filter(|offset| self.settle_inner(first.wrapping_add(*offset), fate)).count();
+            // The owner's word last: until then the next repairer does it again, and nobody looks at the others.
+            let settled = (1..=extra).filter(|offset| self.settle_inner(first.wrapping_add(*offset), fate)).count();
             let settled = settled as u64 + u64::from(self.settle(first, word, fate));
             match fate {
                 Fate::Abort => swept.aborted += settled,

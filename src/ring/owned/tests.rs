@@ -246,14 +246,21 @@ fn run(capacity: u64, lap: u64, ops: &[Op]) {
             }
             Op::Commit(i) => {
                 if let Some((run, index, _)) = pick(&mut writing, i) {
-                    for offset in 0..=run.extra {
-                        message += 1;
-                        bed.ring.write(&Claim { position: run.position + offset }, &message);
+                    let first = message + 1;
+                    message += run.len() as u64;
+                    for (offset, message) in (0..).zip(first..=message) {
                         model.fates[index + offset as usize] = Fate::Full(message, run.extra - offset);
                     }
                     match run.extra {
-                        0 => bed.ring.commit(run.claim()),
-                        _ => bed.ring.commit_run(run),
+                        0 => {
+                            let claim = run.claim();
+                            bed.ring.write(&claim, &message);
+                            bed.ring.commit(claim);
+                        }
+                        _ => bed.ring.commit_run(&run, |slot, offset| {
+                            // SAFETY: the run is ours.
+                            unsafe { slot.payload.write(&(first + offset as u64)) }
+                        }),
                     }
                 }
             }
@@ -292,7 +299,7 @@ fn run(capacity: u64, lap: u64, ops: &[Op]) {
                     model.fates[index..index + run.len()].fill(Fate::Done);
                     match run.extra {
                         0 => bed.ring.release(run.claim()),
-                        _ => bed.ring.release_run(run),
+                        _ => bed.ring.release_run(&run),
                     }
                 }
             }
@@ -654,7 +661,7 @@ proptest! {
                 if let Ok(run) = bed.ring.claim_full_run(&receiver, 2, n as usize) {
                     prop_assert!(run.len() as u64 <= capacity);
                     bed.ring.read_run(&run).for_each(drop);
-                    bed.ring.release_run(run);
+                    bed.ring.release_run(&run);
                 }
             }
             let swept = bed.sweep(round + 1);
@@ -697,7 +704,7 @@ fn words_that_change_under_a_call_hold_it_not_for_ever_and_lead_nowhere() {
             let _ = bed.ring.push_run(&sender, 1, FenceMode::Full, &[n; 3]);
             if let Ok(run) = bed.ring.claim_full_run(&receiver, 2, 3) {
                 bed.ring.read_run(&run).for_each(drop);
-                bed.ring.release_run(run);
+                bed.ring.release_run(&run);
             }
             assert!(bed.ring.len() <= 4);
             let _ = bed.ring.is_full();

@@ -1,0 +1,201 @@
+//! [`Pace`]: how an end waits, learned from how its messages have come.
+//!
+//! # Spinning or sleeping
+//!
+//! To sleep and be woken costs both sides some ten microseconds. Whoever waits for less should spin, whoever waits for longer
+//! should not. So a wait spins for about twice as long as the last waits took, if that is worth it, and for [`SHORTEST`] if not.
+//! After the first microseconds it lets others run in between: the one it waits for may need this processor.
+//!
+//! # Not staring
+//!
+//! Each look at what the other side writes takes a cache line from it in mid-write, and where both ends work on neighbouring
+//! lines, what the processors fetch ahead is in each other's way. A stream is then two to four times slower than it could be. So
+//! an end that may wait and has used up what it knew of rests before it looks again, long enough to find a batch of [`ENOUGH`].
+//!
+//! In a dialogue, or where messages are far between, that is no use: what can be had is there at once. So a rest after which
+//! there was hardly anything is followed by ever fewer rests, until they are one in a thousand.
+
+use crate::deadline::Deadline;
+use crate::primitive::Ordering;
+use crate::primitive::private::{AtomicU32, AtomicU64};
+use crate::primitive::spin_loop;
+
+/// Nanoseconds that every wait spins before it sleeps.
+const SHORTEST: u64 = 4_000;
+/// Nanoseconds beyond which a wait should rather have slept.
+const LONGEST: u64 = 50_000;
+/// A batch that keeps the ends off each other's lines, in rings that hold more than twice as many. A rest is at most as many
+/// pauses of the processor, 25 to 50 ns each.
+const ENOUGH: u64 = 64;
+/// The part of that which a rest takes at first.
+const AT_FIRST: u64 = 3;
+/// A batch so short that the rest was not worth it, and how many pauses a message may have taken at most.
+const HARDLY: u64 = 4;
+const FAR_BETWEEN: u64 = 6;
+/// How many rests are left out after one that was not worth it, at first and at most.
+const LEFT_OUT: core::ops::RangeInclusive<u32> = 8..=1024;
+
+/// What one end has learned. Private to this process; threads that share an end share it, too, which may make it learn less.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    /// Nanoseconds that a wait spins.
+    spin: AtomicU64,
+    /// The end's position when it last had nothing left.
+    before: AtomicU64,
+    /// Pauses of the rest that it made then; 0 if it did not.
+    rested: AtomicU64,
+    /// Rests to leave out.
+    skip: AtomicU32,
+    /// How many are left out after the next one that is not worth it.
+    penalty: AtomicU32,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            spin: SHORTEST.into(),
+            before: AtomicU64::new(0),
+            rested: AtomicU64::new(0),
+            skip: AtomicU32::new(0),
+            penalty: (*LEFT_OUT.start()).into(),
+        }
+    }
+}
+
+impl Pace {
+    /// Called before an end of a ring of `capacity` that may wait looks for more, when it has used up what it knew of and stands
+    /// at `position`.
+    #[cold]
+    pub(crate) fn rest(&self, position: u64, capacity: u64) {
+        (0..self.pauses(position, capacity)).for_each(|_| spin_loop());
+    }
+
+    /// How long the rest should be.
+    fn pauses(&self, position: u64, capacity: u64) -> u64 {
+        let batch = position.wrapping_sub(self.before.load(Ordering::Relaxed));
+        self.before.store(position, Ordering::Relaxed);
+        let enough = ENOUGH.min(capacity / 2);
+        if batch == 0 || enough < HARDLY {
+            return 0;
+        }
+        let at_first = enough / AT_FIRST;
+        let pauses = match self.rested.load(Ordering::Relaxed) {
+            0 if batch >= enough => return 0,
+            0 => match self.skip.load(Ordering::Relaxed) {
+                0 => at_first,
+                skip => {
+                    self.skip.store(skip - 1, Ordering::Relaxed);
+                    return 0;
+                }
+            },
+            pauses if batch < HARDLY || batch * FAR_BETWEEN < pauses => {
+                let penalty = self.penalty.load(Ordering::Relaxed);
+                self.skip.store(penalty, Ordering::Relaxed);
+                self.penalty.store((2 * penalty).min(*LEFT_OUT.end()), Ordering::Relaxed);
+                self.rested.store(0, Ordering::Relaxed);
+                return 0;
+            }
+            pauses => {
+                self.penalty.store(*LEFT_OUT.start(), Ordering::Relaxed);
+                let step = (pauses / 8).max(1);
+                let wanted = match batch {
+                    short if short < enough => pauses + step,
+                    long if long >= 2 * enough => pauses - step,
+                    _ => pauses,
+                };
+                wanted.clamp(at_first, enough)
+            }
+        };
+        self.rested.store(pauses, Ordering::Relaxed);
+        pauses
+    }
+
+    /// Nanoseconds that a wait should spin before it sleeps.
+    pub(crate) fn spin(&self) -> u64 {
+        self.spin.load(Ordering::Relaxed)
+    }
+
+    /// Learns from a wait that began at `begin` and is over.
+    pub(crate) fn learn(&self, begin: Deadline) {
+        let waited = Deadline::now().0.saturating_sub(begin.0);
+        let wanted = if waited > LONGEST { SHORTEST } else { (2 * waited).clamp(SHORTEST, LONGEST) };
+        let now = self.spin();
+        self.spin.store(now - now / 4 + wanted / 4, Ordering::Relaxed);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const CAPACITY: u64 = 1024;
+
+    /// The rests of an end that finds these batches one after the other.
+    fn rests(pace: &Pace, capacity: u64, batches: impl IntoIterator<Item = u64>) -> Vec<u64> {
+        let mut position = pace.before.load(Ordering::Relaxed);
+        let rest = |batch| {
+            position += batch;
+            pace.pauses(position, capacity)
+        };
+        batches.into_iter().map(rest).collect()
+    }
+
+    #[test]
+    fn a_dialogue_is_hardly_ever_disturbed() {
+        for batch in 1..HARDLY {
+            let rests = rests(&Pace::default(), CAPACITY, vec![batch; 100_000]);
+            let taken = rests.iter().filter(|&&pauses| pauses > 0).count();
+            assert!(taken < 120, "{taken} rests between 100,000 messages");
+        }
+    }
+
+    #[test]
+    fn a_stream_rests_each_time_and_longer_while_its_batches_are_short() {
+        let pace = Pace::default();
+        let stream = rests(&pace, CAPACITY, [20; 30]);
+        assert!(stream.iter().all(|&pauses| pauses > 0) && stream.is_sorted(), "{stream:?}");
+        assert_eq!(stream.last(), Some(&ENOUGH));
+        let long = rests(&pace, CAPACITY, [3 * ENOUGH; 30]);
+        assert!(long.iter().rev().is_sorted() && long[29] < ENOUGH, "{long:?}");
+    }
+
+    #[test]
+    fn batches_that_are_long_by_themselves_need_no_rest() {
+        assert_eq!(rests(&Pace::default(), CAPACITY, [ENOUGH; 10]), [0; 10]);
+    }
+
+    #[test]
+    fn a_stream_after_a_dialogue_is_noticed() {
+        let pace = Pace::default();
+        rests(&pace, CAPACITY, [1; 10_000]);
+        let stream = rests(&pace, CAPACITY, [20; 2 * *LEFT_OUT.end() as usize]);
+        assert!(stream.iter().rev().take(100).all(|&pauses| pauses > 0));
+    }
+
+    #[test]
+    fn an_end_that_has_found_nothing_looks_again_at_once() {
+        assert_eq!(
+            rests(&Pace::default(), CAPACITY, [20, 0, 0, 20, 0]).iter().filter(|&&pauses| pauses > 0).count(),
+            2
+        );
+    }
+
+    #[test]
+    fn no_rest_is_longer_than_a_small_ring_lasts() {
+        for shift in 0..12 {
+            let capacity = 1 << shift;
+            let rests = rests(&Pace::default(), capacity, vec![(capacity / 2).clamp(1, 20); 1000]);
+            assert!(rests.iter().all(|&pauses| pauses <= capacity / 2), "{capacity}: {rests:?}");
+        }
+    }
+
+    #[test]
+    fn a_wait_spins_for_what_waits_have_taken_if_that_is_short() {
+        let pace = Pace::default();
+        let ago = |nanos: u64| Deadline(Deadline::now().0.saturating_sub(nanos));
+        (0..30).for_each(|_| pace.learn(ago(15_000)));
+        assert!(pace.spin() >= 30_000, "{}", pace.spin());
+        (0..30).for_each(|_| pace.learn(ago(10 * LONGEST)));
+        assert!(pace.spin() < SHORTEST + 1000, "{}", pace.spin());
+    }
+}

@@ -1,0 +1,282 @@
+//! The receiving end.
+
+use core::fmt;
+use std::time::{Duration, Instant};
+
+use arrayvec::ArrayVec;
+use bytemuck::Pod;
+
+use super::{BATCH, Endpoint, Queue, RecvGuard};
+use crate::channel::no_deadline_recv;
+use crate::deadline::Deadline;
+use crate::error::{RecvError, RecvTimeoutError, TryRecvError};
+use crate::event::Surroundings;
+use crate::primitive::Ordering;
+use crate::ring::owned::{Claim, Run};
+use crate::segment::Side;
+
+/// A receiving end of a [`Queue`]. Clone it for another thread: sharing one works and is slower.
+pub struct Receiver<T: Pod> {
+    pub(super) end: Endpoint<T>,
+}
+
+impl<T: Pod> Clone for Receiver<T> {
+    fn clone(&self) -> Self {
+        Self { end: self.end.clone() }
+    }
+}
+
+impl<T: Pod> fmt::Debug for Receiver<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receiver").field("queue", &self.end.queue).finish()
+    }
+}
+
+impl<T: Pod> Receiver<T> {
+    /// Receives what is there now. Lock-free, no system call unless a sender sleeps.
+    ///
+    /// # Errors
+    /// [`TryRecvError::Empty`]: at some moment during the call no message was there. The others come after the last
+    /// message.
+    #[inline(always)]
+    pub fn try_recv(&self) -> Result<T, TryRecvError> {
+        Ok(self.take(self.claim()?))
+    }
+
+    /// Everything of a receive after the claim.
+    #[inline(always)]
+    fn take(&self, claim: Claim) -> T {
+        let value = self.end.queue.ring.take(claim);
+        self.end.queue.released(1);
+        value
+    }
+
+    /// Claims the oldest message that is there.
+    #[inline(always)]
+    fn claim(&self) -> Result<Claim, TryRecvError> {
+        let owner = self.owner()?;
+        let Endpoint { queue: Queue { ring, .. }, cursor, .. } = &self.end;
+        ring.claim_full(cursor, owner).or_else(|_| self.claim_or_reason(owner, 1).map(Run::claim))
+    }
+
+    #[inline(always)]
+    fn owner(&self) -> Result<u16, TryRecvError> {
+        match self.end.queue.channel.id() {
+            0 => Err(TryRecvError::Detached),
+            owner => Ok(owner),
+        }
+    }
+
+    /// Why there is nothing. `Closed` and `Disconnected` must be true *before* the decisive look at the ring, and nothing may
+    /// be in the hands of another receiver that could still die or give it back.
+    #[cold]
+    fn claim_or_reason(&self, owner: u16, most: usize) -> Result<Run, TryRecvError> {
+        let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
+        let closed = channel.is_closed();
+        let alone = if channel.disconnects() { channel.nobody_left(Side::Sender) } else { None };
+        let reason = match alone {
+            _ if closed => TryRecvError::Closed,
+            Some(peer) => TryRecvError::Disconnected { peer },
+            None => {
+                if cursor.in_vain() {
+                    channel.attached().look();
+                }
+                return Err(TryRecvError::Empty);
+            }
+        };
+        ring.claim_full_run(cursor, owner, most).map_err(|_| {
+            let ours = self.end.guards.load(Ordering::Relaxed);
+            if ring.is_unsettled(owner, ours) { TryRecvError::Empty } else { reason }
+        })
+    }
+
+    /// The slow path of every blocking receive of one message: waits for it.
+    #[inline(never)]
+    fn claim_until(&self, deadline: Option<Deadline>) -> Result<Claim, RecvTimeoutError> {
+        self.until(deadline, || self.claim())
+    }
+
+    /// Repeats `attempt`, which was in vain, until it is something else than Empty.
+    fn until<R>(
+        &self,
+        deadline: Option<Deadline>,
+        attempt: impl FnMut() -> Result<R, TryRecvError>,
+    ) -> Result<R, RecvTimeoutError> {
+        let Queue { channel, ring } = &self.end.queue;
+        self.end.pace.rest(self.end.cursor.position(), ring.capacity());
+        channel.receive_blocking(&self.end.pace, deadline, attempt)
+    }
+
+    /// Receives, waiting for a message as long as it takes: spinning for some microseconds, then asleep.
+    ///
+    /// # Errors
+    /// [`RecvError::Closed`] and [`RecvError::Disconnected`] after the last message.
+    #[inline(always)]
+    pub fn recv(&self) -> Result<T, RecvError> {
+        let claim = match self.claim() {
+            Ok(claim) => claim,
+            Err(_) => no_deadline_recv(self.claim_until(None))?,
+        };
+        Ok(self.take(claim))
+    }
+
+    /// Receives, waiting for a message for at most `timeout`.
+    ///
+    /// # Errors
+    /// [`RecvTimeoutError::Timeout`]: nothing was taken. The others come after the last message.
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
+        let claim = match self.claim() {
+            Ok(claim) => claim,
+            Err(_) => self.claim_until(Deadline::after(timeout))?,
+        };
+        Ok(self.take(claim))
+    }
+
+    /// Receives, waiting for a message until `deadline`.
+    ///
+    /// # Errors
+    /// As for [`Receiver::recv_timeout`].
+    pub fn recv_deadline(&self, deadline: Instant) -> Result<T, RecvTimeoutError> {
+        let claim = match self.claim() {
+            Ok(claim) => claim,
+            Err(_) => self.claim_until(Deadline::at(deadline))?,
+        };
+        Ok(self.take(claim))
+    }
+
+    /// Receives what is there now and reads it in place: see [`Receiver::recv_guard`].
+    ///
+    /// # Errors
+    /// As for [`Receiver::try_recv`].
+    pub fn try_recv_guard(&self) -> Result<RecvGuard<'_, T>, TryRecvError> {
+        Ok(RecvGuard::new(&self.end, self.claim()?))
+    }
+
+    /// Receives a message, waiting for one as long as it takes, and reads it in place. It counts as received when the guard
+    /// is dropped. If this process dies before, or the thread panics, or [`RecvGuard::give_back`] is called, the message
+    /// goes to another receiver, before newer ones: each message is processed at least once.
+    ///
+    /// ```
+    /// use gimmal::{Queue, Segment};
+    ///
+    /// let segment = Segment::anonymous()?;
+    /// let queue = Queue::<u32>::create(&segment, "jobs", 8)?;
+    /// let (sender, receiver) = (queue.sender()?, queue.receiver()?);
+    /// sender.send_slice(&[1, 2])?;
+    /// let job = receiver.recv_guard()?;
+    /// assert_eq!(*job, 1);
+    /// job.give_back(); // somebody else may do it
+    /// assert_eq!((receiver.recv()?, receiver.recv()?), (1, 2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Receiver::recv`].
+    pub fn recv_guard(&self) -> Result<RecvGuard<'_, T>, RecvError> {
+        let claim = match self.claim() {
+            Ok(claim) => claim,
+            Err(_) => no_deadline_recv(self.claim_until(None))?,
+        };
+        Ok(RecvGuard::new(&self.end, claim))
+    }
+
+    /// As [`Receiver::recv_guard`], waiting for at most `timeout`.
+    ///
+    /// # Errors
+    /// As for [`Receiver::recv_timeout`].
+    pub fn recv_guard_timeout(&self, timeout: Duration) -> Result<RecvGuard<'_, T>, RecvTimeoutError> {
+        let claim = match self.claim() {
+            Ok(claim) => claim,
+            Err(_) => self.claim_until(Deadline::after(timeout))?,
+        };
+        Ok(RecvGuard::new(&self.end, claim))
+    }
+
+    /// Appends at most `most` of the messages that are there now to `buffer` and says how many: up to 64 at a time. Wakes
+    /// senders once for all.
+    ///
+    /// # Errors
+    /// Only if there is not even one message. `most` of 0 is `Ok(0)`.
+    pub fn try_recv_many(&self, buffer: &mut Vec<T>, most: usize) -> Result<usize, TryRecvError> {
+        let most = most.min(BATCH);
+        if most == 0 {
+            return Ok(0);
+        }
+        // Room first: a message that was taken must have a place to go, whatever the allocator does.
+        buffer.reserve(most);
+        let owner = self.owner()?;
+        let Endpoint { queue: Queue { ring, .. }, cursor, .. } = &self.end;
+        // Read first, release at the end: until then all of them would go to somebody else if we died.
+        let mut runs = ArrayVec::<Run, BATCH>::new();
+        let mut received = 0;
+        while received < most {
+            let run = match ring.claim_full_run(cursor, owner, most - received) {
+                Ok(run) => run,
+                Err(_) if received > 0 => break,
+                Err(_) => self.claim_or_reason(owner, most)?,
+            };
+            buffer.extend(ring.read_run(&run));
+            received += run.len();
+            runs.push(run);
+        }
+        runs.iter().for_each(|run| ring.release_run(run));
+        self.end.queue.released(received);
+        Ok(received)
+    }
+
+    /// As [`Receiver::try_recv_many`], waiting for the first message as long as it takes.
+    ///
+    /// # Errors
+    /// As for [`Receiver::recv`].
+    pub fn recv_many(&self, buffer: &mut Vec<T>, most: usize) -> Result<usize, RecvError> {
+        match self.try_recv_many(buffer, most) {
+            Ok(received) => Ok(received),
+            Err(_) => no_deadline_recv(self.until(None, || self.try_recv_many(buffer, most))),
+        }
+    }
+
+    /// Messages until the queue is closed (or disconnected) and drained; waits for each.
+    pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
+        core::iter::from_fn(|| self.recv().ok())
+    }
+
+    /// Messages that are there now.
+    pub fn try_iter(&self) -> impl Iterator<Item = T> + '_ {
+        core::iter::from_fn(|| self.try_recv().ok())
+    }
+
+    /// See [`Queue::close`].
+    pub fn close(&self) {
+        self.end.queue.close();
+    }
+
+    /// The queue this end belongs to.
+    #[must_use]
+    pub fn queue(&self) -> &Queue<T> {
+        &self.end.queue
+    }
+}
+
+/// Messages until the queue is closed (or disconnected) and drained.
+pub struct IntoIter<T: Pod>(Receiver<T>);
+
+impl<T: Pod> fmt::Debug for IntoIter<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("IntoIter").field(&self.0).finish()
+    }
+}
+
+impl<T: Pod> Iterator for IntoIter<T> {
+    type Item = T;
+    fn next(&mut self) -> Option<T> {
+        self.0.recv().ok()
+    }
+}
+
+impl<T: Pod> IntoIterator for Receiver<T> {
+    type Item = T;
+    type IntoIter = IntoIter<T>;
+    fn into_iter(self) -> IntoIter<T> {
+        IntoIter(self)
+    }
+}

@@ -1,0 +1,287 @@
+//! The sending end.
+
+use core::fmt;
+use std::time::{Duration, Instant};
+
+use bytemuck::Pod;
+
+use super::{BATCH, Endpoint, Queue, Reservation};
+use crate::channel::no_deadline;
+use crate::deadline::Deadline;
+use crate::error::{SendError, SendSliceError, SendTimeoutError, TrySendError};
+use crate::event::Surroundings;
+use crate::ring::owned::{Claim, Refused};
+use crate::segment::Side;
+
+/// A sending end of a [`Queue`]. Clone it for another thread: sharing one works and is slower.
+pub struct Sender<T: Pod> {
+    pub(super) end: Endpoint<T>,
+}
+
+impl<T: Pod> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        Self { end: self.end.clone() }
+    }
+}
+
+impl<T: Pod> fmt::Debug for Sender<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sender").field("queue", &self.end.queue).finish()
+    }
+}
+
+impl<T: Pod> Sender<T> {
+    /// Sends if there is room now. Lock-free, no system call unless a receiver sleeps.
+    ///
+    /// # Errors
+    /// [`TrySendError::Full`] and the others give the message back.
+    #[inline(always)]
+    pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
+        match self.claim() {
+            Ok(claim) => {
+                self.send_claimed(claim, &value);
+                Ok(())
+            }
+            Err(refusal) => Err(refusal.with(value)),
+        }
+    }
+
+    /// Claims a slot.
+    #[inline(always)]
+    fn claim(&self) -> Result<Claim, TrySendError<()>> {
+        let owner = self.owner()?;
+        let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
+        ring.reserve(cursor, owner, channel.mode()).map_err(|refused| self.refusal(refused))
+    }
+
+    /// Everything of a send after the claim but the notification.
+    #[inline(always)]
+    fn put(&self, claim: Claim, value: &T) {
+        let ring = &self.end.queue.ring;
+        ring.write(&claim, value);
+        ring.commit(claim);
+    }
+
+    /// Everything of a send after the claim.
+    #[inline(always)]
+    fn send_claimed(&self, claim: Claim, value: &T) {
+        self.put(claim, value);
+        self.end.queue.channel.committed(1);
+    }
+
+    /// Sends, but for the notification, as many of `values` as there is room for in one run.
+    fn push_run(&self, values: &[T]) -> Result<usize, TrySendError<()>> {
+        let owner = self.owner()?;
+        let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
+        ring.push_run(cursor, owner, channel.mode(), values).map_err(|refused| self.refusal(refused))
+    }
+
+    /// Who we are, unless there is nobody to send to.
+    #[inline(always)]
+    fn owner(&self) -> Result<u16, TrySendError<()>> {
+        let channel = &self.end.queue.channel;
+        let owner = channel.id();
+        if owner == 0 {
+            return Err(TrySendError::Detached(()));
+        }
+        if channel.disconnects()
+            && let Some(peer) = channel.nobody_left(Side::Receiver)
+        {
+            let closed = channel.is_closing();
+            return Err(if closed {
+                TrySendError::Closed(())
+            } else {
+                TrySendError::Disconnected { message: (), peer }
+            });
+        }
+        Ok(owner)
+    }
+
+    #[cold]
+    fn refusal(&self, refused: Refused) -> TrySendError<()> {
+        let channel = &self.end.queue.channel;
+        match refused {
+            Refused::Full if channel.is_closing() => TrySendError::Closed(()),
+            Refused::Full => {
+                if self.end.cursor.in_vain() {
+                    channel.attached().look();
+                }
+                TrySendError::Full(())
+            }
+            Refused::Closed => {
+                // A receiver may be waiting to learn whether something comes from the claim.
+                channel.wake_everybody();
+                TrySendError::Closed(())
+            }
+        }
+    }
+
+    /// The slow path of every blocking send: waits for a slot.
+    #[inline(never)]
+    fn claim_until(&self, deadline: Option<Deadline>) -> Result<Claim, SendTimeoutError<()>> {
+        let Endpoint { queue: Queue { channel, ring }, cursor, pace, .. } = &self.end;
+        pace.rest(cursor.position(), ring.capacity());
+        let claim = channel.send_blocking(pace, deadline, || self.claim());
+        // Slots are released in any order, and filled in one: whoever was woken for a slot behind one that is still being
+        // read went back to sleep. With the slot in front the one behind has become usable, too.
+        if claim.is_ok() && !ring.is_full() {
+            channel.released(1);
+        }
+        claim
+    }
+
+    /// Sends, waiting for room as long as it takes: spinning for some microseconds, then asleep.
+    ///
+    /// # Errors
+    /// [`SendError::Closed`] and the others give the message back.
+    #[inline(always)]
+    pub fn send(&self, value: T) -> Result<(), SendError<T>> {
+        let claim = match self.claim() {
+            Ok(claim) => claim,
+            Err(_) => match no_deadline(self.claim_until(None)) {
+                Ok(claim) => claim,
+                Err(e) => return Err(e.with(value)),
+            },
+        };
+        self.send_claimed(claim, &value);
+        Ok(())
+    }
+
+    /// Sends, waiting for room for at most `timeout`.
+    ///
+    /// # Errors
+    /// [`SendTimeoutError::Timeout`] and the others give the message back: it was not sent.
+    pub fn send_timeout(&self, value: T, timeout: Duration) -> Result<(), SendTimeoutError<T>> {
+        let claim = match self.claim() {
+            Ok(claim) => claim,
+            Err(_) => match self.claim_until(Deadline::after(timeout)) {
+                Ok(claim) => claim,
+                Err(e) => return Err(e.with(value)),
+            },
+        };
+        self.send_claimed(claim, &value);
+        Ok(())
+    }
+
+    /// Sends, waiting for room until `deadline`.
+    ///
+    /// # Errors
+    /// As for [`Sender::send_timeout`].
+    pub fn send_deadline(&self, value: T, deadline: Instant) -> Result<(), SendTimeoutError<T>> {
+        let claim = match self.claim() {
+            Ok(claim) => claim,
+            Err(_) => match self.claim_until(Deadline::at(deadline)) {
+                Ok(claim) => claim,
+                Err(e) => return Err(e.with(value)),
+            },
+        };
+        self.send_claimed(claim, &value);
+        Ok(())
+    }
+
+    /// Reserves a slot if one is free now, to write a message in place: see [`Sender::reserve`].
+    ///
+    /// # Errors
+    /// As for [`Sender::try_send`].
+    pub fn try_reserve(&self) -> Result<Reservation<'_, T>, TrySendError<()>> {
+        Ok(Reservation::new(&self.end.queue, self.claim()?))
+    }
+
+    /// Reserves a slot, waiting for one as long as it takes, to write a message in place. Nothing is copied;
+    /// [`Reservation::commit`] sends it, dropping it does not. Until then receivers step around the slot, and the
+    /// messages of this sender that are sent meanwhile may arrive before it.
+    ///
+    /// ```
+    /// use gimmal::{Queue, Segment};
+    ///
+    /// let segment = Segment::anonymous()?;
+    /// let queue = Queue::<[u8; 4096]>::create(&segment, "frames", 8)?;
+    /// let (sender, receiver) = (queue.sender()?, queue.receiver()?);
+    /// let mut frame = sender.reserve()?;
+    /// frame.fill(7); // it holds what some earlier message has left
+    /// frame.commit();
+    /// assert_eq!(receiver.recv_guard()?[..2], [7, 7]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Sender::send`].
+    pub fn reserve(&self) -> Result<Reservation<'_, T>, SendError<()>> {
+        let claim = match self.claim() {
+            Ok(claim) => claim,
+            Err(_) => no_deadline(self.claim_until(None))?,
+        };
+        Ok(Reservation::new(&self.end.queue, claim))
+    }
+
+    /// As [`Sender::reserve`], waiting for at most `timeout`.
+    ///
+    /// # Errors
+    /// As for [`Sender::send_timeout`].
+    pub fn reserve_timeout(&self, timeout: Duration) -> Result<Reservation<'_, T>, SendTimeoutError<()>> {
+        let claim = match self.claim() {
+            Ok(claim) => claim,
+            Err(_) => self.claim_until(Deadline::after(timeout))?,
+        };
+        Ok(Reservation::new(&self.end.queue, claim))
+    }
+
+    /// Sends as many of `values` as there is room for now, in order, and says how many. They go in runs of up to 64, each of
+    /// which arrives at once; other senders' messages may come between two of them. Wakes receivers once for all.
+    ///
+    /// # Errors
+    /// Only if not even one could be sent, and not for want of room: that is `Ok(0)`.
+    pub fn try_send_slice(&self, values: &[T]) -> Result<usize, SendError<()>> {
+        let mut sent = 0;
+        let reason = loop {
+            let pushed = match &values[sent..] {
+                [] => break None,
+                [value] => self.claim().map(|claim| self.put(claim, value)).map(|()| 1),
+                values => self.push_run(&values[..values.len().min(BATCH)]),
+            };
+            match pushed {
+                Ok(more) => sent += more,
+                Err(reason) => break Some(reason),
+            }
+        };
+        if sent > 0 {
+            self.end.queue.channel.committed(sent);
+            return Ok(sent);
+        }
+        match reason {
+            None | Some(TrySendError::Full(())) => Ok(0),
+            Some(TrySendError::Closed(())) => Err(SendError::Closed(())),
+            Some(TrySendError::Disconnected { message, peer }) => Err(SendError::Disconnected { message, peer }),
+            Some(TrySendError::Detached(())) => Err(SendError::Detached(())),
+        }
+    }
+
+    /// Sends all of `values` in order, waiting for room as long as it takes.
+    ///
+    /// # Errors
+    /// [`SendSliceError`] says how many were sent before the queue was closed or disconnected.
+    pub fn send_slice(&self, values: &[T]) -> Result<(), SendSliceError> {
+        let mut sent = 0;
+        while sent < values.len() {
+            let more = match self.try_send_slice(&values[sent..]) {
+                Ok(0) => {
+                    no_deadline(self.claim_until(None)).map(|claim| self.send_claimed(claim, &values[sent])).map(|()| 1)
+                }
+                result => result,
+            };
+            sent += more.map_err(|reason| SendSliceError { sent, reason })?;
+        }
+        Ok(())
+    }
+
+    /// See [`Queue::close`].
+    pub fn close(&self) {
+        self.end.queue.close();
+    }
+
+    /// The queue this end belongs to.
+    #[must_use]
+    pub fn queue(&self) -> &Queue<T> {
+        &self.end.queue
+    }
+}

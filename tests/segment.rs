@@ -17,6 +17,7 @@ use std::{env, thread};
 use gimmal::process::{self, Child, Context, Entry, Outcome};
 use gimmal::{Array, Error, Kind, Lock, Pipe, Queue, QueueOptions, Segment, SegmentOptions, SpscQueue, Value};
 use nix::libc;
+use nix::sys::resource::{UsageWho, getrusage};
 use support::{CHILD, LONG, Random, die_with_parent, failed, join_well, kill_and_reap, resume, stop, until};
 
 const ENTRIES: [Entry; 6] =
@@ -1029,4 +1030,24 @@ fn a_size_beyond_all_memory_is_refused_at_once() {
     assert!(matches!(options.create(&name), Err(Error::NoSpace { size, .. }) if size == 1 << 50));
     assert!(matches!(options.anonymous(), Err(Error::NoSpace { .. })));
     assert!(is_not_found(Segment::open(&name)));
+}
+
+/// Page faults of this thread when it first touches each page of an array in a segment that it has opened.
+fn faults_of_first_touches(options: &SegmentOptions) -> i64 {
+    let faults = || getrusage(UsageWho::RUSAGE_THREAD).expect("usage").minor_page_faults();
+    let segment = options.open("s").unwrap();
+    let array = Array::<u64>::open(&segment, "array").unwrap();
+    let before = faults();
+    (0..array.len()).step_by(512).for_each(|i| array.get(i).unwrap().store(1, Relaxed));
+    faults() - before
+}
+
+#[test]
+fn a_prefaulted_segment_does_not_fault() {
+    let home = Home::new("prefault");
+    let segment = home.options().size(8 << 20).create("s").unwrap();
+    Array::<u64>::create(&segment, "array", 512 << 10).unwrap();
+    let faults = faults_of_first_touches(&home.options());
+    assert!(faults > 10, "{faults} faults: then this test shows nothing");
+    assert_eq!(faults_of_first_touches(&home.options().prefault(true)), 0);
 }

@@ -14,7 +14,7 @@ use crate::object::Object;
 use crate::primitive::{AtomicU32, FenceMode, Ordering};
 use crate::ring::{Header, owned::Words};
 use crate::sys::file;
-use crate::sys::map::Mapping;
+use crate::sys::map::{Access, Mapping};
 use crate::sys::robust::OWNER_DIED;
 
 impl Geometry {
@@ -106,7 +106,7 @@ unsafe impl Sync for View {}
 
 impl View {
     /// Maps a segment's file after checking it.
-    pub(crate) fn open(fd: &OwnedFd, writable: bool) -> Result<Self, Error> {
+    pub(crate) fn open(fd: &OwnedFd, access: Access) -> Result<Self, Error> {
         use std::os::fd::AsFd;
         let io = |source| Error::Io { action: "read the segment's header", source };
         let status = file::status(fd.as_fd()).map_err(|e| io(e.into()))?;
@@ -122,14 +122,13 @@ impl View {
             return Err(Error::Truncated { expected: size_of::<SegmentHeader>() as u64, found: status.size });
         }
         geometry.check(status.size)?;
-        Self::map(fd.as_fd(), geometry, writable)
+        Self::map(fd.as_fd(), geometry, access)
     }
 
     /// Maps a file that is known to have this geometry, or is about to get it.
-    pub(crate) fn map(fd: BorrowedFd<'_>, geometry: Geometry, writable: bool) -> Result<Self, Error> {
+    pub(crate) fn map(fd: BorrowedFd<'_>, geometry: Geometry, access: Access) -> Result<Self, Error> {
         let size = geometry.size as usize;
-        let map = if writable { Mapping::writable(fd, size) } else { Mapping::read_only(fd, size) };
-        let map = map.map_err(|source| Error::Io { action: "map the segment", source })?;
+        let map = Mapping::new(fd, size, access).map_err(|source| Error::Io { action: "map the segment", source })?;
         debug_assert_eq!(map.size(), size);
         Ok(Self { map, geometry })
     }

@@ -5,18 +5,34 @@ use std::ptr::NonNull;
 
 use memmap2::{MmapOptions, MmapRaw};
 
-/// `size` bytes of a file, mapped shared for reading and, unless read-only, writing, until dropped.
+/// What a mapping is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// To look at.
+    Read,
+    /// To take part.
+    Write,
+    /// The same, with all pages in the page table from the start: none faults when it is touched first.
+    WritePrefaulted,
+}
+
+/// `size` bytes of a file, mapped shared until dropped.
 pub(crate) struct Mapping {
     map: MmapRaw,
 }
 
 impl Mapping {
-    pub(crate) fn writable(file: BorrowedFd<'_>, size: usize) -> std::io::Result<Self> {
-        Ok(Self { map: MmapOptions::new().len(size).map_raw(file.as_raw_fd())? })
-    }
-
-    pub(crate) fn read_only(file: BorrowedFd<'_>, size: usize) -> std::io::Result<Self> {
-        Ok(Self { map: MmapOptions::new().len(size).map_raw_read_only(file.as_raw_fd())? })
+    pub(crate) fn new(file: BorrowedFd<'_>, size: usize, access: Access) -> std::io::Result<Self> {
+        let mut options = MmapOptions::new();
+        options.len(size);
+        if access == Access::WritePrefaulted {
+            options.populate();
+        }
+        let map = match access {
+            Access::Read => options.map_raw_read_only(file.as_raw_fd()),
+            Access::Write | Access::WritePrefaulted => options.map_raw(file.as_raw_fd()),
+        };
+        map.map(|map| Self { map })
     }
 
     /// The first byte; page-aligned.

@@ -209,11 +209,18 @@ fn of(measure: Measure) -> Vec<Case> {
         sizes.iter().flat_map(|&bytes| ways(wanted).map(move |way| Case::new(measure, way, bytes))).collect()
     };
     match measure {
-        Measure::Stream => sized(&[8, 64, 256, 4096], Way::streams),
+        Measure::Stream => {
+            // What blocking costs does not grow with the messages.
+            let mut cases = sized(&[8, 64, 256, 4096], Way::streams);
+            cases.retain(|case| case.bytes <= 64 || !case.way.is_bare());
+            cases
+        }
         Measure::Shapes => {
             let shaped = |(senders, receivers)| {
                 // Those that can have several; with one of each they are the measure of the others.
                 let able = ways(Way::streams).filter(move |way| way.allows(2, 1) && way.allows(senders, receivers));
+                let priced = matches!((senders, receivers), (1, 1) | (2, 2) | (4, 4));
+                let able = able.filter(move |way| priced || !way.is_bare());
                 able.map(move |way| Case { senders, receivers, ..of_8(way) })
             };
             SHAPES.into_iter().flat_map(shaped).collect()

@@ -54,6 +54,12 @@ impl Aim {
         Self { title, ratio: Ratio::Of(ours, theirs), at_least: false, bound: times }
     }
 
+    /// That `ours` takes hardly longer than the same ring without blocking and crash safety.
+    fn priced(what: &str, bare: Case, ours: Case) -> Self {
+        let title = format!("price of blocking and crash safety: {what}");
+        Self { title, ratio: Ratio::Of(ours, bare), at_least: false, bound: 1.05 }
+    }
+
     fn summary(&self, results: &Results) -> Option<Summary> {
         Summary::of((0..results.rounds()).filter_map(|round| self.ratio.in_round(results, round)))
     }
@@ -67,7 +73,8 @@ impl Aim {
 fn aims(pinned: bool) -> Vec<Aim> {
     use Measure::{Asleep, Shapes, Spinning, Stream};
     use Way::{
-        ArrayQueue, CrossbeamChannel, Futex, GimmalQueue, GimmalSpsc, Iceoryx, Pipe, Rtrb, ShaqMpmc, ShaqSpsc, TwoLines,
+        ArrayQueue, BareQueue, BareSpsc, CrossbeamChannel, Futex, GimmalQueue, GimmalSpsc, Iceoryx, Pipe, Rtrb,
+        ShaqMpmc, ShaqSpsc, TwoLines,
     };
     let of = |measure, way| Case { pinned, ..Case::new(measure, way, 8) };
     let shape = |way, senders, receivers| Case { senders, receivers, ..of(Shapes, way) };
@@ -79,7 +86,11 @@ fn aims(pinned: bool) -> Vec<Aim> {
         Aim::shorter("SpscQueue round trip", 0.6, of(Spinning, ShaqSpsc), of(Spinning, GimmalSpsc)),
         Aim::shorter("SpscQueue round trip", 0.25, of(Spinning, Iceoryx), of(Spinning, GimmalSpsc)),
     ];
-    // The price of blocking and of crash safety, over a bare ring, belongs here.
+    aims.push(Aim::priced("SpscQueue stream 8 B", of(Stream, BareSpsc), of(Stream, GimmalSpsc)));
+    for pairs in [1, 2] {
+        let (bare, ours) = (shape(BareQueue, pairs, pairs), shape(GimmalQueue, pairs, pairs));
+        aims.push(Aim::priced(&format!("Queue {pairs}P{pairs}C"), bare, ours));
+    }
     for pairs in [1, 2, 4] {
         let (what, ours) = (format!("Queue {pairs}P{pairs}C"), shape(GimmalQueue, pairs, pairs));
         aims.push(Aim::faster(&what, 1.0, shape(ArrayQueue, pairs, pairs), ours));
@@ -100,13 +111,13 @@ fn aims(pinned: bool) -> Vec<Aim> {
 /// What is measured pinned only.
 fn pinned_aims() -> Vec<Aim> {
     use Measure::{Batch, Capacity, InPlace, Objects, Participants};
-    use Way::{Bare, GimmalQueue, GimmalSpsc, Memcpy};
+    use Way::{GimmalQueue, GimmalSpsc, Memcpy, OtherCore};
     let batch = |batch| Case { batch, ..Case::new(Batch, GimmalQueue, 8) };
     let batches = Ratio::Of(batch(1), batch(64));
     let title = "Queue, batches of 64: speed over single calls".to_owned();
     let mut aims = vec![Aim { title, ratio: batches, at_least: true, bound: 3.0 }];
     for (name, way) in [("SpscQueue", GimmalSpsc), ("Queue", GimmalQueue)] {
-        for floor in [Memcpy, Bare] {
+        for floor in [Memcpy, OtherCore] {
             let in_place = |way| Case::new(InPlace, way, 4096);
             aims.push(Aim::faster(&format!("{name}, 4 KiB in place"), 0.8, in_place(floor), in_place(way)));
         }

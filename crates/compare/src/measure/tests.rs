@@ -43,9 +43,10 @@ fn a_queue_that_loses_a_message_fails() {
 }
 
 #[test]
-fn small_runs_of_every_case_of_gimmal_come_out() {
+fn small_runs_of_every_case_of_gimmal_and_of_its_bare_rings_come_out() {
     let temporary = Temporary::new("measure-test").expect("a directory");
-    let some = crate::case::all().into_iter().filter(|case| case.way.is_gimmal() && case.pinned && case.idle < 100);
+    let ours = |way: crate::ways::Way| way.is_gimmal() || way.is_bare();
+    let some = crate::case::all().into_iter().filter(|case| ours(case.way) && case.pinned && case.idle < 100);
     for (serial, case) in some.enumerate() {
         let run = Run { temporary: &temporary, serial: 10 * serial as u64, count: 5, limit: Duration::from_secs(20) };
         let sample = measure(&case, run);

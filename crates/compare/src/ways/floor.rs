@@ -162,7 +162,7 @@ impl Rx<1> for FutexEnd {
     }
 }
 
-/// A bare ring for one sender and one receiver: a word that says how many were written, one that says how many were read,
+/// The simplest ring for one sender and one receiver: a word that says how many were written, one that says how many were read,
 /// each side's copy of the other's, and spinning. No waiting in the kernel, no crash safety.
 pub struct Ring {
     memory: NonNull<u8>,

@@ -3,6 +3,7 @@
 //! A way is a type that implements [`Link`]; the enum [`Way`] names them all and says what each can do, and
 //! [`with_link!`] gets from the name to the type, so that the measured loops are compiled for each.
 
+pub mod bare;
 pub mod cloudtoid;
 pub mod floor;
 pub mod gimmal;
@@ -142,18 +143,21 @@ pub enum Way {
     ArrayQueue,
     CrossbeamChannel,
     Kanal,
+    /// gimmal's own rings, with blocking and crash safety compiled out: what these cost.
+    BareSpsc,
+    /// The same.
+    BareQueue,
     Line,
     TwoLines,
     Futex,
     Memcpy,
-    /// A bare ring between two processes, with plain spinning and cached indices: what the hardware takes. A way that
-    /// prices blocking and crash safety goes here too, and in [`floor`].
-    Bare,
+    /// The simplest ring between two processes, with plain spinning and cached indices: what the hardware takes.
+    OtherCore,
 }
 
 impl Way {
     /// All, in the order of the report.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::GimmalSpsc,
         Self::GimmalQueue,
         Self::ShaqSpsc,
@@ -167,11 +171,13 @@ impl Way {
         Self::ArrayQueue,
         Self::CrossbeamChannel,
         Self::Kanal,
+        Self::BareSpsc,
+        Self::BareQueue,
         Self::Line,
         Self::TwoLines,
         Self::Futex,
         Self::Memcpy,
-        Self::Bare,
+        Self::OtherCore,
     ];
 
     /// Its name in cases and tables.
@@ -190,11 +196,13 @@ impl Way {
             Self::ArrayQueue => "ArrayQueue (threads)",
             Self::CrossbeamChannel => "crossbeam-channel (threads)",
             Self::Kanal => "kanal (threads)",
+            Self::BareSpsc => "bare SpscQueue",
+            Self::BareQueue => "bare Queue",
             Self::Line => "floor: line",
             Self::TwoLines => "floor: two lines",
             Self::Futex => "floor: futex",
             Self::Memcpy => "floor: memcpy",
-            Self::Bare => "floor: memcpy, other core",
+            Self::OtherCore => "floor: memcpy, other core",
         }
     }
 
@@ -208,16 +216,21 @@ impl Way {
         matches!(self, Self::GimmalSpsc | Self::GimmalQueue)
     }
 
+    /// It is one of gimmal's rings without what the price of is asked.
+    pub fn is_bare(self) -> bool {
+        matches!(self, Self::BareSpsc | Self::BareQueue)
+    }
+
     /// It is a queue, and not only a floor.
     pub fn streams(self) -> bool {
-        !matches!(self, Self::Line | Self::TwoLines | Self::Futex | Self::Memcpy | Self::Bare)
+        !matches!(self, Self::Line | Self::TwoLines | Self::Futex | Self::Memcpy | Self::OtherCore)
     }
 
     /// It can have so many ends, each message going to one receiver.
     pub fn allows(self, senders: usize, receivers: usize) -> bool {
         match self {
             Self::GimmalQueue | Self::ShaqMpmc | Self::Cloudtoid | Self::Pipe => true,
-            Self::ArrayQueue | Self::CrossbeamChannel | Self::Kanal => true,
+            Self::ArrayQueue | Self::CrossbeamChannel | Self::Kanal | Self::BareQueue => true,
             Self::IpcChannel => receivers == 1,
             _ => (senders, receivers) == (1, 1),
         }
@@ -230,8 +243,8 @@ impl Way {
 
     /// Its receivers sleep in the kernel.
     pub fn sleeps(self) -> bool {
-        !matches!(self, Self::Iceoryx | Self::Rtrb | Self::ArrayQueue)
-            && !matches!(self, Self::Line | Self::TwoLines | Self::Memcpy | Self::Bare)
+        !matches!(self, Self::Iceoryx | Self::Rtrb | Self::ArrayQueue | Self::BareSpsc | Self::BareQueue)
+            && !matches!(self, Self::Line | Self::TwoLines | Self::Memcpy | Self::OtherCore)
     }
 
     /// The capacity is any that we like.
@@ -241,7 +254,8 @@ impl Way {
 
     /// It takes part in [`crate::case::Measure::InPlace`], if only to copy.
     pub fn in_place(self) -> bool {
-        let others = [Self::ShaqSpsc, Self::ShaqMpmc, Self::Iceoryx, Self::Rtrb, Self::Pipe, Self::Memcpy, Self::Bare];
+        let others =
+            [Self::ShaqSpsc, Self::ShaqMpmc, Self::Iceoryx, Self::Rtrb, Self::Pipe, Self::Memcpy, Self::OtherCore];
         self.is_gimmal() || others.contains(&self)
     }
 
@@ -254,7 +268,7 @@ impl Way {
 /// Calls `$run::<Link, WORDS>($arguments)` for the way and the size of a case.
 macro_rules! with_link {
     ($case:expr, $run:ident($($argument:expr),*)) => {{
-        use $crate::ways::{Way, cloudtoid, floor, gimmal, iceoryx, ipc_channel, os, shaq, threads};
+        use $crate::ways::{Way, bare, cloudtoid, floor, gimmal, iceoryx, ipc_channel, os, shaq, threads};
         macro_rules! sized {
             ($link:ty) => {
                 match $case.bytes {
@@ -279,10 +293,12 @@ macro_rules! with_link {
             Way::ArrayQueue => sized!(threads::Array<_>),
             Way::CrossbeamChannel => sized!(threads::Crossbeam<_>),
             Way::Kanal => sized!(threads::Kanal<_>),
+            Way::BareSpsc => sized!(bare::Spsc),
+            Way::BareQueue => sized!(bare::Mpmc),
             Way::Line => $run::<floor::Lines, 1>($($argument),*),
             Way::TwoLines => $run::<floor::TwoLines, 1>($($argument),*),
             Way::Futex => $run::<floor::Futex, 1>($($argument),*),
-            Way::Memcpy | Way::Bare => sized!(floor::Ring),
+            Way::Memcpy | Way::OtherCore => sized!(floor::Ring),
         }
     }};
 }

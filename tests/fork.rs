@@ -164,6 +164,27 @@ fn a_childs_copy_of_a_guard_does_not_unlock() {
     drop(guard);
 }
 
+fn a_childs_copy_of_a_row_in_place_sends_and_receives_nothing() {
+    let segment = Segment::anonymous().unwrap();
+    let queue = SpscQueue::<u64>::create(&segment, "queue", 8).unwrap();
+    let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    sender.send_slice(&[1, 2]).unwrap();
+    let (mut slots, mut guard) = (Some(sender.reserve_slice(4).unwrap()), Some(receiver.recv_slice(2).unwrap()));
+    slots.as_mut().unwrap().copy_from_slice(&[3, 4, 5, 6]);
+    for drops in [false, true] {
+        reap(in_child(|| {
+            let (slots, guard) = (slots.take().unwrap(), guard.take().unwrap());
+            assert_eq!((slots.len(), &guard[..]), (4, &[1, 2][..]));
+            slots.commit(4);
+            if drops { drop(guard) } else { guard.release(1) }
+        }));
+        assert_eq!(queue.len(), 2, "the child has sent or received");
+    }
+    slots.unwrap().commit(1);
+    guard.unwrap().release(1);
+    assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [2, 3]);
+}
+
 fn a_child_goes_on_after_the_name_is_removed() {
     let name = format!("t-fork-{}-unlinked", std::process::id());
     let segment = Segment::create(&name).unwrap();
@@ -174,7 +195,7 @@ fn a_child_goes_on_after_the_name_is_removed() {
 }
 
 fn main() {
-    let tests: [(&str, fn()); 6] = [
+    let tests: [(&str, fn()); 7] = [
         ("a_child_is_a_participant_of_its_own", a_child_is_a_participant_of_its_own),
         (
             "a_child_that_does_nothing_does_not_keep_its_parents_lease",
@@ -189,6 +210,10 @@ fn main() {
             a_child_with_its_dead_parents_id_does_not_sit_in_its_parents_seat,
         ),
         ("a_childs_copy_of_a_guard_does_not_unlock", a_childs_copy_of_a_guard_does_not_unlock),
+        (
+            "a_childs_copy_of_a_row_in_place_sends_and_receives_nothing",
+            a_childs_copy_of_a_row_in_place_sends_and_receives_nothing,
+        ),
         ("a_child_goes_on_after_the_name_is_removed", a_child_goes_on_after_the_name_is_removed),
     ];
     println!("\nrunning {} tests", tests.len());

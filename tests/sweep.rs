@@ -91,7 +91,10 @@ fn table() -> Vec<Row> {
         rows.push(row("spsc recv_many", state.name, spsc::receive_many(state)));
         rows.push(row("spsc reserve and commit", state.name, spsc::reserve_and_commit(state)));
         rows.push(row("spsc recv_guard", state.name, spsc::receive_in_place(state)));
+        rows.push(row("spsc reserve_slice and commit", state.name, spsc::reserve_slice_and_commit(state)));
+        rows.push(row("spsc recv_slice", state.name, spsc::receive_slice(state)));
     }
+    rows.push(row("spsc recv_slice", "released in part", spsc::receive_slice_in_part(MIDDLE)));
     for state in [EMPTY, FULL] {
         rows.push(row("spsc sit down to send", state.name, spsc::sit_sender(state)));
         rows.push(row("spsc sit down to receive", state.name, spsc::sit_receiver(state)));

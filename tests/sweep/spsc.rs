@@ -249,6 +249,43 @@ pub fn receive_in_place(state: State) -> SpscScene {
     scene(state, Act::Receive(act), false, received(&state.content(), 1))
 }
 
+/// How many slots from `position` on lie in a row.
+fn in_a_row(position: u64) -> u64 {
+    CAPACITY - position % CAPACITY
+}
+
+pub fn reserve_slice_and_commit(state: State) -> SpscScene {
+    let act = |mut sender: Sender<Message>| {
+        if let Ok(mut slots) = sender.try_reserve_slice(3) {
+            let count = slots.iter_mut().zip(NEW..).map(|(slot, n)| *slot = message(n)).count();
+            slots.commit(count);
+        }
+        forget(sender);
+    };
+    let row = in_a_row(state.passed + state.held).min(3);
+    scene(state, Act::Send(act), false, at_once(sent(&state.content(), row, &state)))
+}
+
+pub fn receive_slice(state: State) -> SpscScene {
+    let act = |mut receiver: Receiver<Message>| {
+        drop(receiver.try_recv_slice(3).map(|guard| guard.iter().map(|&found| number(found)).collect::<Vec<_>>()));
+        forget(receiver);
+    };
+    let row = in_a_row(state.passed).min(3) as usize;
+    scene(state, Act::Receive(act), false, at_once(received(&state.content(), row)))
+}
+
+/// The second of them stays.
+pub fn receive_slice_in_part(state: State) -> SpscScene {
+    let act = |mut receiver: Receiver<Message>| {
+        if let Ok(guard) = receiver.try_recv_slice(2) {
+            guard.release(1);
+        }
+        forget(receiver);
+    };
+    scene(state, Act::Receive(act), false, received(&state.content(), 1))
+}
+
 pub fn send_asleep(state: State) -> SpscScene {
     let act = |mut sender: Sender<Message>| {
         let _ = sender.send_timeout(message(NEW), NAP);

@@ -6,10 +6,11 @@ mod support;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use gimmal::spsc::{Receiver, Sender};
-use gimmal::{Departure, RecvError, Segment, SendError, SpscQueue, TryRecvError, TrySendError};
-use support::{state_of_thread, until};
+use gimmal::{Departure, Queue, RecvError, Segment, SendError, SpscQueue, TryRecvError, TrySendError};
+use support::{LONG, state_of_thread, until};
 
 // --- rows of an SPSC queue ---
 
@@ -299,4 +300,218 @@ fn a_forgotten_row_never_happened_for_the_next_who_sits_there() {
     let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
     sender.try_send(3).unwrap();
     assert_eq!(receiver.recv_slice(4).unwrap()[..], [1, 2, 3]);
+}
+
+// --- runs of an MPMC queue ---
+
+fn queue(capacity: usize) -> Queue<u64> {
+    Queue::create(&Segment::anonymous().unwrap(), "queue", capacity).unwrap()
+}
+
+/// Receives in all the ways there are, in turn, until the queue is closed.
+fn receive_in_all_ways(receiver: &gimmal::Receiver<u64>, first_way: usize) -> Vec<u64> {
+    let mut received = Vec::new();
+    for way in first_way.. {
+        let before = received.len();
+        let ended = match way % 4 {
+            0 => receiver.recv().map(|message| received.push(message)),
+            1 => receiver
+                .recv_many(&mut received, 3)
+                .map(|count| assert!(count <= 3 && received.len() == before + count)),
+            2 => receiver.recv_many(&mut received, 64).map(|count| assert_eq!(received.len(), before + count)),
+            _ => receiver.recv_guard().map(|guard| received.push(*guard)),
+        };
+        match ended {
+            Ok(()) => assert!(received.len() > before, "a receive that waits came back with nothing"),
+            Err(RecvError::Closed) => return received,
+            Err(e) => panic!("{e}"),
+        }
+    }
+    received
+}
+
+#[test]
+fn runs_and_single_messages_arrive_once_and_in_each_senders_order() {
+    const EACH: u64 = 20_000;
+    for capacity in [2, 16, 256] {
+        let queue = queue(capacity);
+        let received: Vec<Vec<u64>> = thread::scope(|scope| {
+            let senders = [0, 1].map(|number| {
+                let sender = queue.sender().unwrap();
+                scope.spawn(move || {
+                    let mut messages: Vec<u64> = (0..EACH).map(|n| number << 32 | n).collect();
+                    // The lengths differ between the two, so that they do not march in step.
+                    for length in [64, 1, 1, 7, 100 + number as usize].into_iter().cycle() {
+                        let rest = messages.split_off(length.min(messages.len()));
+                        match messages[..] {
+                            [] => return,
+                            [message] => sender.send(message).unwrap(),
+                            _ => sender.send_slice(&messages).unwrap(),
+                        }
+                        messages = rest;
+                    }
+                })
+            });
+            let receivers = [0, 1, 2].map(|way| {
+                let receiver = queue.receiver().unwrap();
+                scope.spawn(move || receive_in_all_ways(&receiver, way))
+            });
+            let ended = senders.map(|sender| sender.join());
+            queue.close();
+            assert!(ended.iter().all(Result::is_ok));
+            receivers.map(|receiver| receiver.join().unwrap()).into()
+        });
+        for received in &received {
+            for number in [0, 1] {
+                assert!(received.iter().filter(|&message| message >> 32 == number).is_sorted(), "capacity {capacity}");
+            }
+        }
+        let mut all = received.concat();
+        all.sort_unstable();
+        assert!(all.into_iter().eq((0..EACH).chain((0..EACH).map(|n| 1 << 32 | n))), "capacity {capacity}");
+    }
+}
+
+/// As soon as its first message is there, all are.
+#[test]
+fn a_run_arrives_at_once() {
+    let queue = queue(64);
+    let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    let (tell, told) = mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            // With the ring empty, all of a run fits wherever it begins.
+            while let Ok(length) = told.recv() {
+                let run: Vec<u64> = (0..length).collect();
+                sender.send_slice(&run).unwrap();
+            }
+        });
+        for length in (2..=64_u64).cycle().take(2_000) {
+            tell.send(length).unwrap();
+            let start = Instant::now();
+            while receiver.try_recv().is_err() {
+                assert!(start.elapsed() < LONG, "nothing arrives");
+            }
+            for n in 1..length {
+                assert_eq!(receiver.try_recv(), Ok(n), "of a run of {length}");
+            }
+        }
+        drop(tell);
+    });
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+}
+
+#[test]
+fn what_is_left_of_a_run_comes_next_wherever_it_is_cut() {
+    let queue = queue(16);
+    let (sender, receiver, other) = (queue.sender().unwrap(), queue.receiver().unwrap(), queue.receiver().unwrap());
+    for cut in 0..14 {
+        let run: Vec<u64> = (0..14).collect();
+        sender.send_slice(&run).unwrap();
+        let mut received = Vec::new();
+        assert_eq!(receiver.try_recv_many(&mut received, cut), Ok(cut));
+        assert_eq!(received, run[..cut]);
+        assert_eq!(queue.len(), 14 - cut);
+        // The one that is next, by another receiver, which gives it back and takes it again.
+        let guard = other.try_recv_guard().unwrap();
+        assert_eq!(*guard, run[cut]);
+        guard.give_back();
+        assert_eq!(other.try_recv(), Ok(run[cut]));
+        received.clear();
+        let rest = &run[cut + 1..];
+        assert!(rest.is_empty() || receiver.try_recv_many(&mut received, 64) == Ok(rest.len()));
+        assert_eq!(received, rest);
+        // 15 positions further in each round, so that the cuts fall everywhere in the memory.
+        sender.send(99).unwrap();
+        assert_eq!((other.try_recv(), receiver.try_recv()), (Ok(99), Err(TryRecvError::Empty)));
+    }
+    assert_eq!(sender.try_send_slice(&[7; 20]), Ok(16), "a slot has not come back");
+}
+
+/// Others go on around it, and it is not lost.
+#[test]
+fn what_is_given_back_out_of_a_run_comes_before_the_rest_of_it() {
+    let queue = queue(8);
+    let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    sender.send_slice(&[1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
+    let (first, second) = (receiver.recv_guard().unwrap(), receiver.recv_guard().unwrap());
+    let mut received = Vec::new();
+    receiver.recv_many(&mut received, 2).unwrap();
+    second.give_back();
+    first.give_back();
+    receiver.recv_many(&mut received, 64).unwrap();
+    assert_eq!(received, [3, 4, 1, 2, 5, 6, 7, 8]);
+}
+
+#[test]
+fn a_slice_sends_what_fits_and_says_how_many() {
+    let queue = queue(8);
+    let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    sender.send_slice(&[1, 2, 3, 4, 5]).unwrap();
+    assert_eq!(sender.try_send_slice(&[6, 7, 8, 9, 10, 11]), Ok(3));
+    assert_eq!((sender.try_send_slice(&[9]), sender.try_send_slice(&[9, 10])), (Ok(0), Ok(0)));
+    // A slot that is still being read is where the room ends, whatever is free behind it.
+    let guards: [_; 4] = std::array::from_fn(|_| receiver.recv_guard().unwrap());
+    let [first, second, third, fourth] = guards;
+    drop((first, second, fourth));
+    assert_eq!(sender.try_send_slice(&[9, 10, 11, 12]), Ok(2));
+    drop(third);
+    assert_eq!(sender.try_send_slice(&[11, 12, 13]), Ok(2));
+    assert!(receiver.try_iter().eq(5..13));
+    assert_eq!(sender.try_send_slice(&[]), Ok(0));
+}
+
+#[test]
+fn a_slice_longer_than_a_run_goes_in_one_call_and_comes_in_batches() {
+    let queue = queue(128);
+    let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    let messages: Vec<u64> = (0..200).collect();
+    assert_eq!(sender.try_send_slice(&messages), Ok(128));
+    let mut received = Vec::new();
+    assert_eq!(receiver.try_recv_many(&mut received, 10), Ok(10));
+    while receiver.try_recv_many(&mut received, 1_000).is_ok_and(|count| (1..=64).contains(&count)) {}
+    assert_eq!(received, messages[..128]);
+}
+
+#[test]
+fn a_slice_that_is_cut_by_close_says_how_many_were_sent() {
+    let queue = queue(8);
+    let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    let sleeper = asleep(move || sender.send_slice(&(0..20).collect::<Vec<u64>>()));
+    assert_eq!(receiver.recv(), Ok(0));
+    until("its place is taken", || queue.is_full());
+    queue.close();
+    let cut = woken(sleeper).unwrap_err();
+    assert_eq!((cut.sent, cut.reason), (9, SendError::Closed(())));
+    assert!(receiver.iter().eq(1..9));
+    assert_eq!(queue.sender().unwrap().try_send_slice(&[1, 2]), Err(SendError::Closed(())));
+}
+
+/// Wherever in a run it comes.
+#[test]
+fn close_amid_runs_loses_nothing_that_was_said_to_be_sent() {
+    for round in 0..300 {
+        let queue = queue(32);
+        let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+        thread::scope(|scope| {
+            let sends = scope.spawn(move || {
+                let mut sent = 0;
+                loop {
+                    let run: Vec<u64> = (sent..sent + 24).collect();
+                    match sender.send_slice(&run) {
+                        Ok(()) => sent += 24,
+                        Err(cut) => return sent + cut.sent as u64,
+                    }
+                }
+            });
+            let mut received = Vec::new();
+            while received.len() < round {
+                receiver.recv_many(&mut received, 5).unwrap();
+            }
+            queue.close();
+            while receiver.recv_many(&mut received, 64).is_ok() {}
+            let sent = sends.join().unwrap();
+            assert!(received.into_iter().eq(0..sent), "closed after {round}");
+        });
+    }
 }

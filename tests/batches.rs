@@ -4,6 +4,8 @@
 mod support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -380,17 +382,21 @@ fn a_run_arrives_at_once() {
     let segment = Segment::options().size(2 << 20).anonymous().unwrap();
     let queue = Queue::<Large>::create(&segment, "queue", 64).unwrap();
     let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
-    let (tell, told) = mpsc::channel();
+    let next = AtomicUsize::new(0);
     thread::scope(|scope| {
-        scope.spawn(move || {
+        scope.spawn(|| {
             let run: Vec<Large> = (0..64).map(|n| [n; 2048]).collect();
-            // With the ring empty, all of a run fits wherever it begins.
-            while let Ok(length) = told.recv() {
-                sender.send_slice(&run[..length]).unwrap();
+            loop {
+                match next.swap(0, Acquire) {
+                    0 => thread::yield_now(),
+                    usize::MAX => return,
+                    // With the ring empty, all of a run fits wherever it begins.
+                    length => sender.send_slice(&run[..length]).unwrap(),
+                }
             }
         });
         for length in (2..=64).cycle().take(400) {
-            tell.send(length).unwrap();
+            next.store(length, Release);
             let start = Instant::now();
             while receiver.try_recv_guard().is_err() {
                 assert!(start.elapsed() < LONG, "nothing arrives");
@@ -399,7 +405,7 @@ fn a_run_arrives_at_once() {
                 assert!(receiver.try_recv_guard().is_ok_and(|message| message[7] == n as u64), "{n} of {length}");
             }
         }
-        drop(tell);
+        next.store(usize::MAX, Release);
     });
     assert!(receiver.try_recv_guard().is_err_and(|e| e.is_empty()));
 }

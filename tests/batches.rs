@@ -382,31 +382,31 @@ fn a_run_arrives_at_once() {
     let segment = Segment::options().size(2 << 20).anonymous().unwrap();
     let queue = Queue::<Large>::create(&segment, "queue", 64).unwrap();
     let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
-    let next = AtomicUsize::new(0);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let run: Vec<Large> = (0..64).map(|n| [n; 2048]).collect();
-            loop {
-                match next.swap(0, Acquire) {
-                    0 => thread::yield_now(),
-                    usize::MAX => return,
-                    // With the ring empty, all of a run fits wherever it begins.
-                    length => sender.send_slice(&run[..length]).unwrap(),
-                }
-            }
-        });
-        for length in (2..=64).cycle().take(400) {
-            next.store(length, Release);
-            let start = Instant::now();
-            while receiver.try_recv_guard().is_err() {
-                assert!(start.elapsed() < LONG, "nothing arrives");
-            }
-            for n in 1..length {
-                assert!(receiver.try_recv_guard().is_ok_and(|message| message[7] == n as u64), "{n} of {length}");
+    // The length of the next run; 0 when it is on its way, `usize::MAX` when there is none.
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let sends = thread::spawn(move || {
+        let run: Vec<Large> = (0..64).map(|n| [n; 2048]).collect();
+        loop {
+            match NEXT.swap(0, Acquire) {
+                0 => thread::yield_now(),
+                usize::MAX => return,
+                // With the ring empty, all of a run fits wherever it begins.
+                length => sender.send_slice(&run[..length]).unwrap(),
             }
         }
-        next.store(usize::MAX, Release);
     });
+    for length in (2..=64).cycle().take(400) {
+        NEXT.store(length, Release);
+        let start = Instant::now();
+        while receiver.try_recv_guard().is_err() {
+            assert!(start.elapsed() < LONG, "nothing arrives");
+        }
+        for n in 1..length {
+            assert!(receiver.try_recv_guard().is_ok_and(|message| message[7] == n as u64), "{n} of {length}");
+        }
+    }
+    NEXT.store(usize::MAX, Release);
+    sends.join().unwrap();
     assert!(receiver.try_recv_guard().is_err_and(|e| e.is_empty()));
 }
 

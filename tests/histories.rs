@@ -18,7 +18,7 @@ use support::{
     Claim, Random, Slots, Watchdog, assert_alone, die_with_parent, join_well, kill_and_reap, pin, stamp, stop, until,
 };
 
-const ENTRIES: [Entry; 2] = gimmal::entries![sender, receiver];
+const ENTRIES: [Entry; 4] = gimmal::entries![sender, receiver, batch_sender, batch_receiver];
 
 /// Where the processes begin, and never return from. In the parent it is one more test.
 #[test]
@@ -69,6 +69,18 @@ impl Log {
             self.words[self.next + 2].store(end, Release);
             self.next += WORDS;
         }
+    }
+
+    /// What one call has done, which began at `start` and has just returned: each message is an operation that took as long as
+    /// the call.
+    fn record(&mut self, start: u64, whats: &[u64]) {
+        let end = stamp();
+        for (what, words) in whats.iter().zip(self.words[self.next..].chunks(WORDS)) {
+            words[1].store(*what, Relaxed);
+            words[0].store(start, Release);
+            words[2].store(end, Release);
+        }
+        self.next += whats.len() * WORDS;
     }
 
     /// What a process has written, which may be dead.
@@ -153,6 +165,68 @@ fn receiver(context: &Context) -> Outcome {
     Ok(())
 }
 
+/// How many messages the calls of the two below are given, in turn: parts of runs, runs, and more than one of them.
+const LENGTHS: [usize; 6] = [3, 64, 1, 10, 2, 100];
+
+/// As [`sender`], in batches.
+fn batch_sender(context: &Context) -> Outcome {
+    die_with_parent();
+    begin(context)?;
+    let (mut value, block): (u64, bool) = (context.parse(2)?, context.parse(3)?);
+    let sender = Queue::<u64>::open(context.segment(0)?, "queue")?.sender()?;
+    let mut log = Log::open(context.segment(1)?, context.arg(0).expect("a log"))?;
+    let mut lengths = LENGTHS.into_iter().cycle();
+    while !log.is_full() {
+        let length = lengths.next().expect("a cycle").min((log.words.len() - log.next) / WORDS);
+        let messages: Vec<u64> = (value..value + length as u64).collect();
+        let start = stamp();
+        let sent =
+            if block { sender.send_slice(&messages).map(|()| length)? } else { sender.try_send_slice(&messages)? };
+        log.record(start, &messages[..sent]);
+        value += sent as u64;
+        if sent == 0 {
+            std::thread::yield_now();
+        }
+    }
+    Ok(())
+}
+
+/// As [`receiver`], in batches.
+fn batch_receiver(context: &Context) -> Outcome {
+    die_with_parent();
+    begin(context)?;
+    let (most_empties, block): (u64, bool) = (context.parse(2)?, context.parse(3)?);
+    let (mut empties, mut messages) = (0, Vec::new());
+    let receiver = Queue::<u64>::open(context.segment(0)?, "queue")?.receiver()?;
+    let mut log = Log::open(context.segment(1)?, context.arg(0).expect("a log"))?;
+    for most in LENGTHS.into_iter().rev().cycle() {
+        messages.clear();
+        let start = stamp();
+        let received = match block {
+            true => receiver.recv_many(&mut messages, most).map_err(TryRecvError::from),
+            false => receiver.try_recv_many(&mut messages, most),
+        };
+        match received {
+            Ok(count) => {
+                assert_eq!(count, messages.len());
+                log.record(start, &messages);
+            }
+            Err(TryRecvError::Empty) if empties < most_empties => {
+                log.record(start, &[EMPTY]);
+                empties += 1;
+                std::thread::yield_now();
+            }
+            Err(TryRecvError::Empty) => std::thread::yield_now(),
+            Err(TryRecvError::Closed) => {
+                log.record(start, &[EMPTY]);
+                return Ok(());
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
 /// Takes its place and waits for the others.
 fn begin(context: &Context) -> Result<(), gimmal::Error> {
     if let Ok(core) = context.parse(1) {
@@ -198,8 +272,9 @@ type Shape = (usize, usize, bool);
 
 const SHAPES: [Shape; 4] = [(2, 2, true), (4, 4, true), (3, 2, true), (2, 3, false)];
 
-fn run(capacity: usize, (senders, receivers, pinned): Shape, messages: usize) -> usize {
-    let case = format!("capacity {capacity}, {senders} senders, {receivers} receivers, pinned: {pinned}");
+fn run(capacity: usize, (senders, receivers, pinned): Shape, messages: usize, batches: bool) -> usize {
+    let case =
+        format!("capacity {capacity}, {senders} senders, {receivers} receivers, pinned: {pinned}, batches: {batches}");
     let scratch = support::Scratch::small("history");
     let queue = Queue::<u64>::create(&scratch, "queue", capacity).unwrap();
     let (each, empties) = (messages / senders, messages / receivers);
@@ -215,7 +290,13 @@ fn run(capacity: usize, (senders, receivers, pinned): Shape, messages: usize) ->
         let number = if sends { first_value(place) } else { empties as u64 };
         // One of each kind blocks; the others try again and again.
         let block = place == 0 || place == senders;
-        let child = process(if sends { "sender" } else { "receiver" })
+        let entry = match (batches, sends) {
+            (false, true) => "sender",
+            (false, false) => "receiver",
+            (true, true) => "batch_sender",
+            (true, false) => "batch_receiver",
+        };
+        let child = process(entry)
             .name(&name)
             .segment(&scratch)
             .segment(&logs)
@@ -253,7 +334,7 @@ fn start_together(logs: &Segment, processes: usize) {
 
 fn undisturbed(capacity: usize) {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let operations: usize = SHAPES.iter().map(|&shape| run(capacity, shape, 36_000)).sum();
+    let operations: usize = SHAPES.iter().map(|&shape| run(capacity, shape, 36_000, false)).sum();
     println!("capacity {capacity}: {operations} operations in all");
     assert!(operations > 280_000, "some receiver should have found nothing now and then");
 }
@@ -271,6 +352,15 @@ fn history_with_two_slots_is_linearizable() {
 #[test]
 fn history_with_64_slots_is_linearizable() {
     undisturbed(64);
+}
+
+/// Runs and parts of them, of which each is seen at once.
+#[test]
+fn history_of_batches_is_linearizable() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    for capacity in [2, 16, 128] {
+        SHAPES.iter().for_each(|&shape| _ = run(capacity, shape, 24_000, true));
+    }
 }
 
 // --- with kills ---

@@ -28,11 +28,15 @@ enum Operation {
     Send,
     TrySendSlice(u8),
     SendSlice(u8),
+    TryReserveSlice { most: u8, commit: Option<u8> },
+    ReserveSlice { most: u8, commit: Option<u8> },
     TryRecv,
     RecvAtOnce,
     Recv,
     TryRecvMany(u8),
     RecvMany(u8),
+    TryRecvSlice { most: u8, release: Option<u8> },
+    RecvSlice { most: u8, release: Option<u8> },
     TryIter(u8),
     Poll,
     TakeSender { second: bool },
@@ -212,6 +216,32 @@ fn send(operation: &Operation, model: &mut Model, sender: Option<&mut Sender<u64
                 }
             }
         }
+        Operation::TryReserveSlice { most, commit } | Operation::ReserveSlice { most, commit } => {
+            let most = usize::from(most % 80);
+            let fails = fails.filter(|_| most > 0);
+            let got = if matches!(operation, Operation::ReserveSlice { .. }) && fails != Some(Reason::Wait) {
+                sender.reserve_slice(most).map_err(send_reason)
+            } else {
+                sender.try_reserve_slice(most).map_err(|e| match e {
+                    TrySendError::Full(()) => Reason::Wait,
+                    TrySendError::Closed(()) => Reason::Closed,
+                    TrySendError::Disconnected { .. } => Reason::Disconnected,
+                    e => panic!("{e}"),
+                })
+            };
+            assert_eq!(got.as_ref().err().copied(), fails);
+            let Ok(mut slots) = got else { return };
+            // A row may be shorter than what there is room for, and is never empty.
+            assert!(slots.len() <= most.min(room) && (slots.is_empty() == (most == 0)));
+            let values: Vec<u64> = slots.iter().map(|_| model.next()).collect();
+            slots.copy_from_slice(&values);
+            // `None`: it is dropped.
+            if let Some(count) = commit {
+                let count = usize::from(count) % (slots.len() + 1);
+                slots.commit(count);
+                model.inside.extend(&values[..count]);
+            }
+        }
         Operation::Close => {
             sender.close();
             model.closed = true;
@@ -250,6 +280,26 @@ fn receive(operation: &Operation, model: &mut Model, receiver: Option<&mut Recei
             assert!(count <= most && count <= model.inside.len() && (count > 0) == (fails.is_none() && most > 0));
             assert_eq!(got, fails.map_or(Ok(count), Err));
             assert!(buffer.into_iter().skip(1).eq(model.inside.drain(..count)));
+        }
+        Operation::TryRecvSlice { most, release } | Operation::RecvSlice { most, release } => {
+            let most = usize::from(most % 80);
+            let fails = fails.filter(|_| most > 0);
+            let got = if matches!(operation, Operation::RecvSlice { .. }) && fails != Some(Reason::Wait) {
+                receiver.recv_slice(most).map_err(recv_reason)
+            } else {
+                receiver.try_recv_slice(most).map_err(try_reason)
+            };
+            assert_eq!(got.as_ref().err().copied(), fails);
+            let Ok(guard) = got else { return };
+            assert!(guard.len() <= most.min(model.inside.len()) && (guard.is_empty() == (most == 0)));
+            assert!(guard.iter().eq(model.inside.iter().take(guard.len())));
+            // `None`: it is dropped, and all of them are received.
+            let count = release.map_or(guard.len(), |count| usize::from(count) % (guard.len() + 1));
+            match release {
+                Some(_) => guard.release(count),
+                None => drop(guard),
+            }
+            model.inside.drain(..count);
         }
         Operation::TryIter(most) => {
             let count = usize::from(most).min(model.inside.len());

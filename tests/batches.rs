@@ -293,9 +293,7 @@ fn one_who_waits_for_a_row_of_messages_gets_those_that_are_committed() {
 fn a_forgotten_row_never_happened_for_the_next_who_sits_there() {
     let Ring { mut sender, mut receiver, queue } = Ring::new(4);
     sender.send_slice(&[1, 2]).unwrap();
-    let mut slots = sender.reserve_slice(2).unwrap();
-    slots.fill(99);
-    std::mem::forget(slots);
+    sender.reserve_slice(2).unwrap().fill(99);
     std::mem::forget(receiver.recv_slice(2).unwrap());
     sender.release();
     receiver.release();

@@ -30,6 +30,8 @@ pub(crate) struct Channel {
     offset: usize,
     mode: FenceMode,
     disconnect: bool,
+    /// Neither full fences nor `disconnect`: what most rings are, asked in one.
+    plain: bool,
 }
 
 // SAFETY: the header is shared memory reached through atomics; `attached` keeps it mapped.
@@ -40,11 +42,13 @@ unsafe impl Sync for Channel {}
 impl Channel {
     /// The ring of `object` at `offset`, one of those that `Object::rings` names.
     pub(crate) fn new(attached: &Arc<Attached>, object: &Object, offset: usize) -> Self {
+        let (mode, disconnect) = (attached.fence_mode(), object.shape.flags & ENTRY_DISCONNECT != 0);
         Self {
             header: attached.view().at(offset).cast(),
             offset,
-            mode: attached.fence_mode(),
-            disconnect: object.shape.flags & ENTRY_DISCONNECT != 0,
+            mode,
+            disconnect,
+            plain: mode == FenceMode::Asymmetric && !disconnect,
             membership: attached.membership(),
             attached: Arc::clone(attached),
         }
@@ -53,6 +57,18 @@ impl Channel {
     #[inline(always)]
     pub(crate) fn attached(&self) -> &Attached {
         &self.attached
+    }
+
+    /// See [`Channel::plain`].
+    #[inline(always)]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    /// Our participant id as it is known; 0 in a fork child, before it has joined.
+    #[inline(always)]
+    pub(crate) fn known_id(&self) -> u16 {
+        self.membership.token().id()
     }
 
     /// Our participant id; 0 in a fork child that cannot join.

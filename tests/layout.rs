@@ -188,7 +188,7 @@ fn golden(flags: u32, pid: u32) -> Vec<u8> {
     g.entry(6, "lock", [7, 0], [LOCK, ONE_WAY], 1, "[u8; 5]", [5, 1, 0, 0]);
     g.entry(7, "one-way", [3, 3], [ONE_WAY, END], 1, "u64", [8, 8, 0, 0]);
 
-    // --- jobs: three sent as one run, the first received; slots of 16 bytes; the hints move on once in a lap ---
+    // --- jobs: three sent as one run, the first received; slots of 16 bytes; the hints move on every 32 positions ---
     g.u32(JOBS + ARRIVALS, 2);
     g.u64(JOBS + SENDERS, 0b11); // somebody was here, participant 1 is
     g.u64(JOBS + RECEIVERS, 0b11);

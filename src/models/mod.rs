@@ -24,6 +24,7 @@ use crate::deadline::Deadline;
 use crate::event::{ALL, Event, Surroundings};
 use crate::ids::Ids;
 use crate::layout::{SlotWord, state};
+use crate::pace::Pace;
 use crate::primitive::{AtomicU64, FenceMode, Ordering, Payload};
 use crate::ring::owned::{Cursor, Empty, Owned};
 use crate::ring::spsc::{Position, Spsc};

@@ -54,12 +54,19 @@ impl<T: Pod> Receiver<T> {
     /// Claims the oldest message that is there.
     #[inline(always)]
     fn claim(&self) -> Result<Claim, TryRecvError> {
-        let owner = self.owner()?;
+        match self.end.queue.channel.known_id() {
+            0 => self.claim_for(self.owner()?),
+            owner => self.claim_for(owner),
+        }
+    }
+
+    #[inline(always)]
+    fn claim_for(&self, owner: u16) -> Result<Claim, TryRecvError> {
         let Endpoint { queue: Queue { ring, .. }, cursor, .. } = &self.end;
         ring.claim_full(cursor, owner).or_else(|_| self.claim_or_reason(owner, 1).map(Run::claim))
     }
 
-    #[inline(always)]
+    #[cold]
     fn owner(&self) -> Result<u16, TryRecvError> {
         match self.end.queue.channel.id() {
             0 => Err(TryRecvError::Detached),

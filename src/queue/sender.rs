@@ -10,6 +10,7 @@ use crate::channel::no_deadline;
 use crate::deadline::Deadline;
 use crate::error::{SendError, SendSliceError, SendTimeoutError, TrySendError};
 use crate::event::Surroundings;
+use crate::primitive::FenceMode;
 use crate::ring::owned::{Claim, Refused};
 use crate::segment::Side;
 
@@ -49,6 +50,18 @@ impl<T: Pod> Sender<T> {
     /// Claims a slot.
     #[inline(always)]
     fn claim(&self) -> Result<Claim, TrySendError<()>> {
+        let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
+        match channel.known_id() {
+            owner @ 1.. if channel.is_plain() => {
+                ring.reserve(cursor, owner, FenceMode::Asymmetric).map_err(|refused| self.refusal(refused))
+            }
+            _ => self.claim_with_care(),
+        }
+    }
+
+    /// The same for queues with full fences or an end when nobody is left to receive, and for fork children.
+    #[inline(never)]
+    fn claim_with_care(&self) -> Result<Claim, TrySendError<()>> {
         let owner = self.owner()?;
         let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
         ring.reserve(cursor, owner, channel.mode()).map_err(|refused| self.refusal(refused))
@@ -77,7 +90,6 @@ impl<T: Pod> Sender<T> {
     }
 
     /// Who we are, unless there is nobody to send to.
-    #[inline(always)]
     fn owner(&self) -> Result<u16, TrySendError<()>> {
         let channel = &self.end.queue.channel;
         let owner = channel.id();

@@ -67,12 +67,27 @@ const HINT_PERIOD: u64 = 32;
 const RIVALRY: u32 = 32;
 
 /// One end's private view of where it is. Sharing it between threads is safe; a cursor each is faster.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Cursor {
     next: private::AtomicU64,
+    /// The position from which on a claim moves the shared hint.
+    due: private::AtomicU64,
+    /// How many more claims move it after a rival was met.
     rivals: private::AtomicU32,
     repairs: private::AtomicU64,
     vain: private::AtomicU32,
+}
+
+impl Default for Cursor {
+    fn default() -> Self {
+        Self {
+            next: private::AtomicU64::new(0),
+            due: HINT_PERIOD.into(),
+            rivals: private::AtomicU32::new(0),
+            repairs: private::AtomicU64::new(0),
+            vain: private::AtomicU32::new(0),
+        }
+    }
 }
 
 impl Cursor {
@@ -85,6 +100,7 @@ impl Cursor {
     #[cfg(loom)]
     pub(crate) fn among_rivals(self) -> Self {
         self.rivals.store(RIVALRY, Ordering::Relaxed);
+        self.due.store(0, Ordering::Relaxed);
         self
     }
 
@@ -106,9 +122,8 @@ impl Clone for Cursor {
     fn clone(&self) -> Self {
         Self {
             next: self.next.load(Ordering::Relaxed).into(),
-            rivals: private::AtomicU32::new(0),
             repairs: self.repairs.load(Ordering::Relaxed).into(),
-            vain: private::AtomicU32::new(0),
+            ..Self::default()
         }
     }
 }
@@ -352,7 +367,7 @@ impl Words {
                         self.word(position).compare_exchange(word.0, taken.0, Ordering::Relaxed, Ordering::Relaxed);
                     if claim.is_ok() {
                         let next = position.wrapping_add(extra + 1);
-                        self.advance(cursor, &self.header().tail, next, position, walk.met_rival);
+                        self.advance(cursor, &self.header().tail, next, walk.met_rival);
                         return Some(Run { position, extra, owner });
                     }
                 }
@@ -379,13 +394,20 @@ impl Words {
 
     /// Remembers `next` privately, and now and then in the shared hint.
     #[inline(always)]
-    fn advance(&self, cursor: &Cursor, hint: &AtomicU64, next: u64, claimed: u64, met_rival: bool) {
+    fn advance(&self, cursor: &Cursor, hint: &AtomicU64, next: u64, met_rival: bool) {
         cursor.next.store(next, Ordering::Relaxed);
-        let rivals = if met_rival { RIVALRY } else { cursor.rivals.load(Ordering::Relaxed) };
-        if rivals > 0 || (claimed ^ next) & self.hinted != 0 {
-            cursor.rivals.store(rivals.saturating_sub(1), Ordering::Relaxed);
-            self.bump(hint, next);
+        if met_rival || next.wrapping_sub(cursor.due.load(Ordering::Relaxed)) as i64 >= 0 {
+            self.publish(cursor, hint, next, met_rival);
         }
+    }
+
+    #[inline(never)]
+    fn publish(&self, cursor: &Cursor, hint: &AtomicU64, next: u64, met_rival: bool) {
+        let rivals = if met_rival { RIVALRY } else { cursor.rivals.load(Ordering::Relaxed).saturating_sub(1) };
+        cursor.rivals.store(rivals, Ordering::Relaxed);
+        let last_before = if rivals > 0 { next } else { next | !self.hinted };
+        cursor.due.store(last_before.wrapping_add(1), Ordering::Relaxed);
+        self.bump(hint, next);
     }
 
     fn bump(&self, hint: &AtomicU64, to: u64) {
@@ -545,7 +567,7 @@ impl Words {
                         self.word(position).compare_exchange(word.0, taken.0, Ordering::Release, Ordering::Relaxed);
                     if claim.is_ok() {
                         let next = oldest_due(position.wrapping_add(extra + 1));
-                        self.advance(cursor, &self.header().head, next, position, walk.met_rival);
+                        self.advance(cursor, &self.header().head, next, walk.met_rival);
                         return Ok(Run { position, extra, owner });
                     }
                 }
@@ -638,7 +660,7 @@ impl<T: Copy> Owned<T> {
         if word.load(Ordering::Relaxed) == free.0
             && word.compare_exchange(free.0, taken.0, Ordering::Acquire, Ordering::Relaxed).is_ok()
         {
-            self.advance(cursor, &self.header().tail, position.wrapping_add(1), position, false);
+            self.advance(cursor, &self.header().tail, position.wrapping_add(1), false);
             return Some(Claim { position });
         }
         self.claim_free_run(cursor, owner, 1).map(Run::claim)
@@ -685,7 +707,7 @@ impl<T: Copy> Owned<T> {
                 // AcqRel: Acquires the commit; Releases what we did before, so that whoever sees the message taken sees the
                 // commit of one before it that we had passed over, and does not say Empty.
                 if word.compare_exchange(full.0, taken.0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                    self.advance(cursor, &self.header().head, position.wrapping_add(1), position, false);
+                    self.advance(cursor, &self.header().head, position.wrapping_add(1), false);
                     return Ok(Claim { position });
                 }
             }

@@ -218,7 +218,6 @@ fn golden(flags: u32, pid: u32) -> Vec<u8> {
 
     // --- shared: one order there; nobody is left at the second end ---
     g.u32(SHARED + ARRIVALS, 2);
-    g.u64(SHARED + TAIL, 1);
     g.u64(SHARED + SENDERS, 0b11);
     g.u64(SHARED + RECEIVERS, 0b01);
     g.u64(SHARED + SLOTS, FULL);

@@ -33,7 +33,7 @@ fn repairer(memory: &Arc<Memory<Slot<u64>>>, proof: &loom::sync::Arc<AtomicU32>)
 fn repair_aborts_a_dead_senders_claim() {
     let seen = Seen::new();
     let add = seen.clone();
-    explore(Some(2), move || {
+    explore(Some(1), move || {
         let (memory, log, seen) = (Memory::owned(2), Log::default(), add.clone());
         let claim = memory.ring().claim_free(&Cursor::default(), 1).expect("room");
         memory.ring().write(&claim, &99);

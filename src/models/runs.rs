@@ -50,7 +50,7 @@ fn owned_runs_are_shared_out_from_the_front() {
 fn owned_runs_stand_beside_single_messages() {
     let seen = Seen::new();
     let add = seen.clone();
-    explore(Some(2), move || {
+    explore(Some(1), move || {
         let (memory, log, seen) = (Memory::owned(4), Log::default(), add.clone());
         let jobs = vec![run_sender(&memory, 1, &[1, 2]), sender(&memory, 2, &[3]), receiver(&memory, 3, 2, &log)];
         let check = move || {

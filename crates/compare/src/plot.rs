@@ -97,8 +97,12 @@ pub fn draw(results: &Results, directory: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Of a plot, and of the column of names beside it.
+const WIDTH: u32 = 960;
+const NAMES: i32 = 220;
+
 fn lines_plot(path: &Path, plot: &Plot, lines: &[(Way, Vec<(f64, f64)>)]) -> Result<(), Box<dyn Error>> {
-    let root = SVGBackend::new(path, (960, 560)).into_drawing_area();
+    let root = SVGBackend::new(path, (WIDTH, 560)).into_drawing_area();
     root.fill(&WHITE)?;
     let range = |of: fn(&(f64, f64)) -> f64| {
         let values = || lines.iter().flat_map(|(_, points)| points).map(of);
@@ -107,22 +111,24 @@ fn lines_plot(path: &Path, plot: &Plot, lines: &[(Way, Vec<(f64, f64)>)]) -> Res
     let mut chart = ChartBuilder::on(&root)
         .caption(plot.title, ("sans-serif", 20))
         .margin(12)
+        .margin_right(NAMES)
         .x_label_area_size(44)
-        .y_label_area_size(72)
-        .right_y_label_area_size(210)
+        .y_label_area_size(60)
         .build_cartesian_2d(range(|point| point.0).log_scale(), range(|point| point.1).log_scale())?;
     let mut mesh = chart.configure_mesh();
-    mesh.x_desc(plot.along).y_desc("ns per message").light_line_style(WHITE).draw()?;
-    for (way, points) in lines {
+    let number = |value: &f64| format!("{value:.0}");
+    mesh.x_desc(plot.along).y_desc("ns per message").x_label_formatter(&number).y_label_formatter(&number);
+    mesh.light_line_style(WHITE).draw()?;
+    for (row, (way, points)) in (0..).zip(lines) {
         let index = Way::ALL.iter().position(|other| other == way).unwrap_or(0);
         let color = Palette99::pick(index).to_rgba();
         let style = color.stroke_width(if way.is_gimmal() { 4 } else { 2 });
-        let series = chart.draw_series(LineSeries::new(points.iter().copied(), style))?;
-        series.label(way.name()).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+        chart.draw_series(LineSeries::new(points.iter().copied(), style))?;
+        let (x, y) = (WIDTH as i32 - NAMES + 8, 60 + 20 * row);
+        root.draw(&PathElement::new([(x, y), (x + 20, y)], style))?;
+        root.draw(&Text::new(way.name(), (x + 28, y - 7), ("sans-serif", 14)))?;
         chart.draw_series(points.iter().map(|&point| Circle::new(point, 3, color.filled())))?;
     }
-    let legend = SeriesLabelPosition::Coordinate(672, 30);
-    chart.configure_series_labels().position(legend).border_style(BLACK.mix(0.3)).background_style(WHITE).draw()?;
     root.present()?;
     Ok(())
 }

@@ -68,6 +68,12 @@
 //! time-out: a stopped process is alive. The kernel tells a small thread of each process, so that the blocked notice a death
 //! within milliseconds and make no system call until then; see [`SegmentOptions::sentinel`].
 //!
+//! # Waiting
+//!
+//! `try_` calls never wait. The others look again and again at first, for 4 to 50 µs, depending on how long the last waits of
+//! that end took, and then sleep without using the processor. In a dense stream an end that has used up what was there rests for up
+//! to two microseconds before it looks for more: looking all the time would take the cache lines from the other side.
+//!
 //! # fork, exec, threads
 //!
 //! Handles can be used from any thread; ends of [`SpscQueue`] and [`Pipe`] by one thread at a time. A forked child becomes a

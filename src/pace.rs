@@ -88,7 +88,7 @@ impl Pace {
                     return 0;
                 }
             },
-            pauses if batch < HARDLY || batch * FAR_BETWEEN < pauses => {
+            pauses if batch < HARDLY || batch < pauses.div_ceil(FAR_BETWEEN) => {
                 let penalty = self.penalty.load(Ordering::Relaxed);
                 self.skip.store(penalty, Ordering::Relaxed);
                 self.penalty.store((2 * penalty).min(*LEFT_OUT.end()), Ordering::Relaxed);
@@ -178,6 +178,14 @@ mod tests {
             rests(&Pace::default(), CAPACITY, [20, 0, 0, 20, 0]).iter().filter(|&&pauses| pauses > 0).count(),
             2
         );
+    }
+
+    #[test]
+    fn whatever_positions_a_hostile_ring_leads_to_are_rested_at() {
+        let pace = Pace::default();
+        for position in [20, u64::MAX, 0, 1 << 63, 7, u64::MAX - 5].into_iter().cycle().take(100) {
+            assert!(pace.pauses(position, CAPACITY) <= ENOUGH);
+        }
     }
 
     #[test]

@@ -328,17 +328,13 @@ impl Account {
     pub fn sender_killed(&mut self, sender: usize, claims: Option<&[Claim]>) {
         let page = &self.ledger.senders[sender];
         let (about, done) = (page[ABOUT].load(Acquire), page[DONE].load(Acquire));
-        // A batch is written message by message.
-        let writing = claims.unwrap_or_default().iter().filter(|&&claim| claim == Claim::Writing).count();
-        assert!(
-            writing == 0 || writing == 1 && about > done,
-            "sender {sender} held {writing} slots, sends {done}..{about}"
-        );
-        let writing = writing == 1;
+        // Of a batch, a run is written at a time.
+        let writing = claims.unwrap_or_default().iter().filter(|&&claim| claim == Claim::Writing).count() as u64;
+        assert!(writing <= about - done, "sender {sender} held {writing} slots, sends {done}..{about}");
         if about > done {
             self.pending[sender].insert(done + 1, about);
-            if writing && about == done + 1 {
-                self.unwritten.insert(value(sender, about));
+            if writing == about - done {
+                self.unwritten.extend((done + 1..=about).map(|number| value(sender, number)));
             }
             page[DONE].store(about, Release);
         }

@@ -71,15 +71,6 @@ impl Channel {
         self.membership.token().id()
     }
 
-    /// Our participant id; 0 in a fork child that cannot join.
-    #[inline(always)]
-    pub(crate) fn id(&self) -> u16 {
-        match self.membership.token() {
-            Token::NOBODY => self.attached.id(),
-            token => token.id(),
-        }
-    }
-
     /// Whether we are still who we were: not in a fork child.
     #[inline(always)]
     pub(crate) fn is_still(&self, token: Token) -> bool {

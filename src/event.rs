@@ -139,10 +139,13 @@ impl Event {
         if deadline.is_some_and(|deadline| surroundings.passed(deadline)) {
             return None;
         }
+        let may_spin = surroundings.may_spin();
+        // What comes at once comes before the first look at the clock.
+        if may_spin && let Some(result) = look(0, &mut attempt) {
+            return Some(result);
+        }
         let begin = Deadline::now();
-        if surroundings.may_spin()
-            && let Some(result) = spin(pace, begin, deadline, &mut attempt)
-        {
+        if may_spin && let Some(result) = spin(pace, begin, deadline, &mut attempt) {
             return Some(result);
         }
         let result = self.sleep(surroundings, deadline, attempt);
@@ -191,25 +194,30 @@ impl Event {
     }
 }
 
+/// Looks a few times, with so many pauses of the processor in between.
+fn look<R>(pauses: u32, attempt: &mut impl FnMut() -> ControlFlow<R>) -> Option<R> {
+    for _ in 0..LOOKS {
+        if let ControlFlow::Break(result) = attempt() {
+            return Some(result);
+        }
+        (0..pauses).for_each(|_| spin_loop());
+    }
+    None
+}
+
 /// The part of a wait in which it spins: for as long as `pace` says, but not beyond `deadline`.
 fn spin<R>(
     pace: &Pace,
     begin: Deadline,
     deadline: Option<Deadline>,
-    mut attempt: impl FnMut() -> ControlFlow<R>,
+    attempt: &mut impl FnMut() -> ControlFlow<R>,
 ) -> Option<R> {
     let end = begin.0.saturating_add(pace.spin()).min(deadline.map_or(u64::MAX, |deadline| deadline.0));
-    for round in 0.. {
-        for _ in 0..LOOKS {
-            if let ControlFlow::Break(result) = attempt() {
-                // Short waits are what it expects.
-                if round > 0 {
-                    pace.learn(begin);
-                }
-                return Some(result);
-            }
-            // Looks grow rarer, so that the other side's line is left to the other side.
-            (0..u32::min(round, 8)).for_each(|_| spin_loop());
+    // Looks grow rarer, so that the other side's line is left to the other side.
+    for pauses in (1..8).chain(core::iter::repeat(8)) {
+        if let Some(result) = look(pauses, attempt) {
+            pace.learn(begin);
+            return Some(result);
         }
         let now = Deadline::now().0;
         if now >= end {

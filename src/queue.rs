@@ -287,7 +287,7 @@ struct Endpoint<T: Pod> {
 
 impl<T: Pod> Endpoint<T> {
     fn new(queue: &Queue<T>, side: Side) -> Result<Self, Error> {
-        if queue.channel.id() == 0 {
+        if queue.channel.attached().id() == 0 {
             return Err(Attached::detached());
         }
         Ok(Self::at(queue.clone(), Cursor::default(), side))

@@ -66,9 +66,8 @@ impl<T: Pod> Receiver<T> {
         ring.claim_full(cursor, owner).or_else(|_| self.claim_or_reason(owner, 1).map(Run::claim))
     }
 
-    #[cold]
     fn owner(&self) -> Result<u16, TryRecvError> {
-        match self.end.queue.channel.id() {
+        match self.end.queue.channel.attached().id() {
             0 => Err(TryRecvError::Detached),
             owner => Ok(owner),
         }

@@ -92,7 +92,7 @@ impl<T: Pod> Sender<T> {
     /// Who we are, unless there is nobody to send to.
     fn owner(&self) -> Result<u16, TrySendError<()>> {
         let channel = &self.end.queue.channel;
-        let owner = channel.id();
+        let owner = channel.attached().id();
         if owner == 0 {
             return Err(TrySendError::Detached(()));
         }

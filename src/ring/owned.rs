@@ -42,12 +42,14 @@
 //! Every index is masked with a geometry that was validated once; laps are compared by distance; a walk has a budget,
 //! so that nothing a hostile peer leaves in the words can hold a call or send it outside the slots.
 
+mod runs;
 mod survey;
 
 use core::marker::PhantomData;
 use core::mem::{align_of, size_of};
 use core::ptr::NonNull;
 
+pub(crate) use self::runs::Run;
 #[cfg(not(loom))]
 pub(crate) use self::survey::Swept;
 use super::{Element, Header, Slot};
@@ -135,33 +137,6 @@ pub(crate) struct Claim {
     position: u64,
 }
 
-/// Slots in a row that are ours, as one: until they are committed, aborted or released.
-#[derive(Debug)]
-#[must_use]
-pub(crate) struct Run {
-    position: u64,
-    /// How many more there are than the first.
-    extra: u64,
-    owner: u16,
-}
-
-impl Run {
-    pub(crate) fn len(&self) -> usize {
-        self.extra as usize + 1
-    }
-
-    /// Its offsets, in the order in which they are given to others: they look at the first one only.
-    fn first_one_last(&self) -> impl Iterator<Item = u64> + use<> {
-        (1..=self.extra).chain([0])
-    }
-
-    /// A run of one.
-    pub(crate) fn claim(self) -> Claim {
-        debug_assert!(self.extra == 0);
-        Claim { position: self.position }
-    }
-}
-
 /// Nothing to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Empty {
@@ -203,14 +178,6 @@ enum Relation {
     Same,
     /// It is already this many slots further: whole laps.
     Ahead(u64),
-}
-
-/// What a receiver's walk has come to.
-enum Found {
-    /// A slot that no sender has claimed yet: there is nothing beyond it.
-    Unclaimed,
-    /// A message that is due.
-    Message,
 }
 
 /// A search for a slot, from an end's private position on.
@@ -350,48 +317,6 @@ impl Words {
         4 * self.capacity() + SPARE_STEPS
     }
 
-    /// Claims the first unclaimed slot for writing, and with it those behind it that are free, `most` in all; `None` when the
-    /// ring is full.
-    #[inline(never)]
-    pub(crate) fn claim_free_run(&self, cursor: &Cursor, owner: u16, most: usize) -> Option<Run> {
-        let mut walk = Walk::new(cursor.next.load(Ordering::Relaxed), &self.header().tail);
-        for _ in 0..self.budget() {
-            let position = walk.position;
-            let word = self.load(position);
-            match self.relate(word, position) {
-                Relation::Same if word.state() == state::FREE => {
-                    let extra = self.count_free(position, most) - 1;
-                    let taken = self.at(position, extra, state::WRITING, owner);
-                    // The looks have Acquired the releases that freed these slots.
-                    let claim =
-                        self.word(position).compare_exchange(word.0, taken.0, Ordering::Relaxed, Ordering::Relaxed);
-                    if claim.is_ok() {
-                        let next = position.wrapping_add(extra + 1);
-                        self.advance(cursor, &self.header().tail, next, walk.met_rival);
-                        return Some(Run { position, extra, owner });
-                    }
-                }
-                // A position that lags by half of all laps looks like a full ring: ask the hint before believing it.
-                Relation::Behind if walk.consult() => {}
-                Relation::Behind => return None,
-                Relation::Same => walk.step(self.span(word)),
-                Relation::Ahead(ahead) => walk.step(self.skip(ahead)),
-            }
-        }
-        None
-    }
-
-    /// How many slots from `position` on, which is free, are free, but at most `most`. Those behind it stay so until somebody
-    /// claims the first.
-    fn count_free(&self, position: u64, most: usize) -> u64 {
-        let most = self.capacity().min(most as u64).max(1);
-        let is_free = |offset: &u64| {
-            let position = position.wrapping_add(*offset);
-            self.load(position) == self.free(position)
-        };
-        1 + (1..most).take_while(is_free).count() as u64
-    }
-
     /// Remembers `next` privately, and now and then in the shared hint.
     #[inline(always)]
     fn advance(&self, cursor: &Cursor, hint: &AtomicU64, next: u64, met_rival: bool) {
@@ -427,45 +352,6 @@ impl Words {
         self.header().control.is_closing()
     }
 
-    /// Claims up to `most` slots in a row for writing, unless the ring is closed.
-    pub(crate) fn reserve_run(
-        &self,
-        cursor: &Cursor,
-        owner: u16,
-        mode: FenceMode,
-        most: usize,
-    ) -> Result<Run, Refused> {
-        let Some(run) = self.claim_free_run(cursor, owner, most) else { return Err(Refused::Full) };
-        if self.is_closing_after_claim(mode) {
-            self.free_run(&run);
-            return Err(Refused::Closed);
-        }
-        Ok(run)
-    }
-
-    /// Gives a run that was read back to the senders. Once it says DONE, all of it was received.
-    pub(crate) fn release_run(&self, run: &Run) {
-        if run.extra > 0 {
-            self.mark_done(run);
-        }
-        self.free_run(run);
-    }
-
-    pub(crate) fn mark_done(&self, run: &Run) {
-        let done = self.at(run.position, run.extra, state::DONE, run.owner);
-        // Relaxed: for a repairer, who sees everything that we did.
-        self.word(run.position).store(done.0, Ordering::Relaxed);
-    }
-
-    /// Frees a run, its first slot last, so that whoever sees that one free does not take the next ones for unclaimed.
-    fn free_run(&self, run: &Run) {
-        for offset in run.first_one_last() {
-            let position = run.position.wrapping_add(offset);
-            // Release: as in `Owned::release`.
-            self.word(position).store(self.free(position.wrapping_add(self.capacity())).0, Ordering::Release);
-        }
-    }
-
     /// Leaves a message that was claimed for reading to another receiver, as if we had died.
     pub(crate) fn give_back(&self, claim: Claim) {
         let orphan = self.at(claim.position, 0, state::ORPHAN, 0);
@@ -477,135 +363,6 @@ impl Words {
     fn announce_orphans(&self) {
         // Release: a receiver that sees the new number finds the ORPHAN words.
         self.header().control.repairs.fetch_add(1, Ordering::Release);
-    }
-
-    /// Claims the oldest message that is there, and with it those that were sent in one run with it, `most` in all: ORPHANs
-    /// first, those older than our position.
-    #[inline(never)]
-    pub(crate) fn claim_full_run(&self, cursor: &Cursor, owner: u16, most: usize) -> Result<Run, Empty> {
-        // Acquire: pairs with `announce_orphans`, so that the ORPHAN words are there to be found.
-        let mut repairs = self.header().control.repairs.load(Ordering::Acquire);
-        for _ in 0..ORPHAN_TRIES {
-            if repairs != cursor.repairs.load(Ordering::Relaxed) {
-                if let Some(Claim { position }) = self.claim_orphan(owner)? {
-                    return Ok(Run { position, extra: 0, owner });
-                }
-                cursor.repairs.store(repairs, Ordering::Relaxed);
-            }
-            let claim = self.claim_full_walking(cursor, owner, most);
-            let before = repairs;
-            // Acquire: as above. What was given back behind us meanwhile was there all the time.
-            repairs = self.header().control.repairs.load(Ordering::Acquire);
-            if claim.is_ok() || repairs == before {
-                return claim;
-            }
-        }
-        Err(Empty { pending: true })
-    }
-
-    #[inline(never)]
-    fn claim_full_walking(&self, cursor: &Cursor, owner: u16, most: usize) -> Result<Run, Empty> {
-        let mut walk = Walk::new(cursor.next.load(Ordering::Relaxed), &self.header().head);
-        // The first slot passed over while WRITING, and how many runs were.
-        let (mut first, mut passed) = (walk.position, 0_u64);
-        let mut budget = self.budget();
-        while budget > 0 {
-            budget -= 1;
-            let position = walk.position;
-            let word = self.load(position);
-            let found = match (self.relate(word, position), word.state()) {
-                (Relation::Behind, _) | (Relation::Same, state::FREE) => Found::Unclaimed,
-                (Relation::Same, state::FULL | state::ORPHAN) => Found::Message,
-                (Relation::Same, state::WRITING) => {
-                    if passed == 0 {
-                        first = position;
-                    }
-                    passed += 1;
-                    walk.position = position.wrapping_add(self.span(word));
-                    continue;
-                }
-                // Somebody else has it, or had it. Once a WRITING slot was passed, no jump may leave the range.
-                (Relation::Same, _) if passed > 0 => {
-                    walk.position = position.wrapping_add(self.span(word));
-                    continue;
-                }
-                (Relation::Ahead(_), _) if passed > 0 => {
-                    walk.position = position.wrapping_add(1);
-                    continue;
-                }
-                (Relation::Same, _) => {
-                    walk.step(self.span(word));
-                    continue;
-                }
-                (Relation::Ahead(ahead), _) => {
-                    walk.step(self.skip(ahead));
-                    continue;
-                }
-            };
-            // The decisive look is done; now the second one.
-            if passed > 0 && self.count_writing(first, position) != passed {
-                budget = budget.saturating_sub(position.wrapping_sub(first));
-                (walk.position, passed) = (first, 0);
-                continue;
-            }
-            // What is due lies at `first` or after it.
-            let oldest_due = |next| if passed > 0 { first } else { next };
-            match found {
-                Found::Unclaimed => {
-                    if walk.consult() {
-                        passed = 0;
-                        continue;
-                    }
-                    cursor.next.store(oldest_due(position), Ordering::Relaxed);
-                    return Err(Empty { pending: passed > 0 });
-                }
-                Found::Message => {
-                    let extra = self.extra(word).min(most.max(1) as u64 - 1);
-                    let taken = self.at(position, extra, state::READING, owner);
-                    // The look has Acquired the commit. Release: see `Owned::claim_full`.
-                    let claim =
-                        self.word(position).compare_exchange(word.0, taken.0, Ordering::Release, Ordering::Relaxed);
-                    if claim.is_ok() {
-                        let next = oldest_due(position.wrapping_add(extra + 1));
-                        self.advance(cursor, &self.header().head, next, walk.met_rival);
-                        return Ok(Run { position, extra, owner });
-                    }
-                }
-            }
-        }
-        Err(Empty { pending: true })
-    }
-
-    /// How many runs in `from..to` are being written in the lap of their position. Only the first slot of a run is ever WRITING.
-    fn count_writing(&self, from: u64, to: u64) -> u64 {
-        let length = to.wrapping_sub(from).min(self.capacity());
-        let writing = |offset: &u64| {
-            let position = from.wrapping_add(*offset);
-            let word = self.load(position);
-            word.state() == state::WRITING && self.ahead(word, position) == 0
-        };
-        (0..length).filter(writing).count() as u64
-    }
-
-    /// Claims the oldest message whose receiver died before its receive returned. `Err`: others were always faster.
-    #[cold]
-    fn claim_orphan(&self, owner: u16) -> Result<Option<Claim>, Empty> {
-        for _ in 0..ORPHAN_TRIES {
-            // Laps wrap; the distance to the head hint's lap orders those that coexist.
-            let head = self.header().head.load(Ordering::Relaxed);
-            let oldest = (0..self.capacity())
-                .map(|index| (self.load(index), index))
-                .filter(|(word, _)| word.state() == state::ORPHAN)
-                .min_by_key(|(word, index)| (self.ahead(*word, head), *index));
-            let Some((word, index)) = oldest else { return Ok(None) };
-            let position = self.position(word, index);
-            let taken = self.at(position, 0, state::READING, owner);
-            // The look has Acquired the sweep's Release, and with it what the dead receiver left as it was.
-            if self.word(index).compare_exchange(word.0, taken.0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                return Ok(Some(Claim { position }));
-            }
-        }
-        Err(Empty { pending: true })
     }
 }
 
@@ -722,40 +479,6 @@ impl<T: Copy> Owned<T> {
         self.write(&claim, value);
         self.commit(claim);
         Ok(())
-    }
-
-    /// As [`Owned::push`], as many of `values` as there is room for in one run, which arrive all at once; says how many.
-    pub(crate) fn push_run(
-        &self,
-        cursor: &Cursor,
-        owner: u16,
-        mode: FenceMode,
-        values: &[T],
-    ) -> Result<usize, Refused> {
-        let run = self.reserve_run(cursor, owner, mode, values.len())?;
-        self.commit_run(&run, |slot, offset| {
-            // SAFETY: every slot of a run is ours between the CAS on its first one and its commit.
-            unsafe { slot.payload.write(&values[offset]) }
-        });
-        Ok(run.len())
-    }
-
-    /// Publishes all of a run at once, after `write` has written each of its slots: what comes behind the first slot is not
-    /// looked at before that is FULL.
-    fn commit_run(&self, run: &Run, write: impl Fn(&Slot<T>, usize)) {
-        for offset in run.first_one_last() {
-            let position = run.position.wrapping_add(offset);
-            let slot = self.slot(position);
-            write(slot, offset as usize);
-            // Release: whoever sees FULL in the first one sees all payloads, and the other words.
-            slot.word.store(self.at(position, run.extra - offset, state::FULL, 0).0, Ordering::Release);
-        }
-    }
-
-    /// The messages of a run claimed by [`Words::claim_full_run`], in order.
-    pub(crate) fn read_run(&self, run: &Run) -> impl Iterator<Item = T> {
-        // SAFETY: every slot of a run is ours until it is released; any bits are a `T` by the contract of `new`.
-        (0..=run.extra).map(|offset| unsafe { self.slot(run.position.wrapping_add(offset)).payload.read() })
     }
 
     /// Where the payload of a claimed slot is.

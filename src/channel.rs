@@ -11,14 +11,34 @@ use core::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::deadline::Deadline;
-use crate::error::{Departure, RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError};
+use crate::error::{
+    Departure, Error, RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
+};
 use crate::event::{ALL, Event, Surroundings};
 use crate::layout::ENTRY_DISCONNECT;
-use crate::object::Object;
+use crate::object::{Object, Ring};
 use crate::pace::Pace;
 use crate::primitive::FenceMode;
 use crate::ring::Header;
 use crate::segment::{Attached, Membership, Side, Token, repair};
+use crate::sys::Errno;
+use crate::sys::map::Doubled;
+
+/// Where the messages of a ring lie whose messages are bytes. Twice as many bytes may be touched as there are: see [`Doubled`].
+#[derive(Clone)]
+pub(crate) struct Data {
+    pub(crate) base: NonNull<u8>,
+    /// Bytes.
+    pub(crate) size: usize,
+    /// Of what is called a block, the logarithm.
+    pub(crate) shift: u32,
+    _map: Arc<Doubled>,
+}
+
+// SAFETY: memory that every thread may reach; who may touch what is decided by the ring.
+unsafe impl Send for Data {}
+// SAFETY: as above.
+unsafe impl Sync for Data {}
 
 /// A ring in a segment, seen from one process.
 #[derive(Clone)]
@@ -40,8 +60,9 @@ unsafe impl Send for Channel {}
 unsafe impl Sync for Channel {}
 
 impl Channel {
-    /// The ring of `object` at `offset`, one of those that `Object::rings` names.
-    pub(crate) fn new(attached: &Arc<Attached>, object: &Object, offset: usize) -> Self {
+    /// A ring of `object`, one of those that `Object::rings` names.
+    pub(crate) fn new(attached: &Arc<Attached>, object: &Object, ring: &Ring) -> Self {
+        let offset = ring.offset;
         let (mode, disconnect) = (attached.fence_mode(), object.shape.flags & ENTRY_DISCONNECT != 0);
         Self {
             header: attached.view().at(offset).cast(),
@@ -92,6 +113,14 @@ impl Channel {
         self.attached.view().at(self.offset + size_of::<Header>())
     }
 
+    /// A mapping of the messages' bytes, if that is what they are.
+    pub(crate) fn data(&self, ring: &Ring) -> Result<Option<Data>, Error> {
+        let Some((offset, size)) = ring.data else { return Ok(None) };
+        let io = |e: Errno| Error::Io { action: "map the messages of a queue", source: e.into() };
+        let map = Arc::new(Doubled::new(self.attached.file(), offset, size).map_err(io)?);
+        Ok(Some(Data { base: map.base(), size, shift: ring.block.trailing_zeros(), _map: map }))
+    }
+
     pub(crate) fn offset(&self) -> usize {
         self.offset
     }
@@ -130,6 +159,24 @@ impl Channel {
         self.header().not_empty.notify(clamp(n), self.mode);
     }
 
+    /// Tells senders of `n` releases in an MPMC ring, and receivers if these may have been waiting for nothing else to end.
+    #[inline]
+    pub(crate) fn released_by_one_of_many(&self, n: usize) {
+        self.released(n);
+        // Ordered behind the release by the fence in there.
+        if self.is_closing() || self.disconnects() {
+            self.released_at_the_end();
+        }
+    }
+
+    /// Out of line, so that the look at the roles stays out of every receive.
+    #[cold]
+    fn released_at_the_end(&self) {
+        if self.is_closing() || self.nobody_left(Side::Sender).is_some() {
+            self.wake_everybody();
+        }
+    }
+
     /// Tells senders of `n` releases.
     #[inline(always)]
     pub(crate) fn released(&self, n: usize) {
@@ -154,6 +201,9 @@ impl Channel {
             Err(TrySendError::Closed(())) => ControlFlow::Break(Err(SendTimeoutError::Closed(()))),
             Err(TrySendError::Disconnected { message, peer }) => {
                 ControlFlow::Break(Err(SendTimeoutError::Disconnected { message, peer }))
+            }
+            Err(TrySendError::TooLarge { message, len, max }) => {
+                ControlFlow::Break(Err(SendTimeoutError::TooLarge { message, len, max }))
             }
             Err(TrySendError::Detached(())) => ControlFlow::Break(Err(SendTimeoutError::Detached(()))),
         });
@@ -201,6 +251,7 @@ pub(crate) fn no_deadline<R, T>(result: Result<R, SendTimeoutError<T>>) -> Resul
     result.map_err(|e| match e {
         SendTimeoutError::Closed(v) => SendError::Closed(v),
         SendTimeoutError::Disconnected { message, peer } => SendError::Disconnected { message, peer },
+        SendTimeoutError::TooLarge { message, len, max } => SendError::TooLarge { message, len, max },
         SendTimeoutError::Detached(v) | SendTimeoutError::Timeout(v) => SendError::Detached(v),
     })
 }

@@ -356,6 +356,15 @@ macro_rules! send_errors {
                 /// How the last receiver went.
                 peer: Departure,
             },
+            /// The message is longer than any that fits, however empty the queue is. Only where messages are bytes.
+            TooLarge {
+                /// The message.
+                message: T,
+                /// Its bytes.
+                len: usize,
+                /// The most that fit.
+                max: usize,
+            },
         }
 
         impl<T> $name<T> {
@@ -363,7 +372,7 @@ macro_rules! send_errors {
             pub fn into_inner(self) -> T {
                 match self {
                     $(Self::$variant(value) => value,)+
-                    Self::Disconnected { message, .. } => message,
+                    Self::Disconnected { message, .. } | Self::TooLarge { message, .. } => message,
                 }
             }
 
@@ -373,6 +382,7 @@ macro_rules! send_errors {
                 match *self {
                     $(Self::$variant(_) => $name::$variant(message),)+
                     Self::Disconnected { peer, .. } => $name::Disconnected { message, peer },
+                    Self::TooLarge { len, max, .. } => $name::TooLarge { message, len, max },
                 }
             }
 
@@ -391,6 +401,9 @@ macro_rules! send_errors {
                     Self::Disconnected { peer, .. } => {
                         f.debug_struct("Disconnected").field("peer", peer).finish_non_exhaustive()
                     }
+                    Self::TooLarge { len, max, .. } => {
+                        f.debug_struct("TooLarge").field("len", len).field("max", max).finish_non_exhaustive()
+                    }
                 }
             }
         }
@@ -400,6 +413,10 @@ macro_rules! send_errors {
                 match self {
                     $(Self::$variant(_) => f.write_str(concat!("not sent: ", reasons!($variant))),)+
                     Self::Disconnected { peer, .. } => write!(f, "not sent: {peer}"),
+                    Self::TooLarge { len, max, .. } => write!(
+                        f,
+                        "not sent: the message has {len} bytes and at most {max} fit: make the queue larger, cut the message up, or use a blocking send of a pipe, which passes messages of any size"
+                    ),
                 }
             }
         }
@@ -493,6 +510,55 @@ recv_errors! {
     RecvTimeoutError { Timeout, Closed, Detached }
 }
 
+/// Why a receive into a buffer, or of messages up to some length, returned nothing. `E` is the error of the call without that
+/// condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RecvBytesError<E = RecvError> {
+    /// The buffer is too short for the message, which is kept: it is the next one to be received.
+    TooShort {
+        /// Bytes of the message.
+        needed: usize,
+    },
+    /// The message is longer than the caller wants, and is kept: it is the next one to be received.
+    TooLong {
+        /// Bytes of the message.
+        len: usize,
+        /// The most that the caller wants.
+        max: usize,
+    },
+    /// There was no message.
+    Recv(E),
+}
+
+impl<E> From<E> for RecvBytesError<E> {
+    fn from(e: E) -> Self {
+        Self::Recv(e)
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for RecvBytesError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooShort { needed } => {
+                write!(
+                    f,
+                    "nothing received: the message has {needed} bytes and the buffer fewer: call again with as many"
+                )
+            }
+            Self::TooLong { len, max } => {
+                write!(
+                    f,
+                    "nothing received: the message has {len} bytes and at most {max} are wanted: receive it with recv"
+                )
+            }
+            Self::Recv(e) => e.fmt(f),
+        }
+    }
+}
+
+impl<E: fmt::Debug + fmt::Display> std::error::Error for RecvBytesError<E> {}
+
 /// Why a `send_slice` stopped, and after how many messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SendSliceError {
@@ -533,6 +599,7 @@ macro_rules! widen {
                 match e {
                     $from::Closed(value) => Self::Closed(value),
                     $from::Disconnected { message, peer } => Self::Disconnected { message, peer },
+                    $from::TooLarge { message, len, max } => Self::TooLarge { message, len, max },
                     $from::Detached(value) => Self::Detached(value),
                 }
             }

@@ -16,7 +16,7 @@ use crate::primitive::{AtomicU32, AtomicU64, FutexWord};
 /// First bytes of every segment.
 pub(crate) const MAGIC: [u8; 8] = *b"gimmal\x1a\n";
 /// Layout version; a process refuses any other.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 /// What a peer must share to read our integers: pointer width, byte order, spacing of contended lines.
 pub(crate) const TARGET: u32 =
     (usize::BITS) | if cfg!(target_endian = "big") { 0x100 } else { 0x200 } | (LINE as u32) << 16;
@@ -38,6 +38,14 @@ pub(crate) const FLAG_ANONYMOUS: u32 = 2;
 pub(crate) const ENTRY_DISCONNECT: u32 = 1;
 /// A pipe with one direction only.
 pub(crate) const ENTRY_SIMPLEX: u32 = 2;
+/// The messages are bytes, of any number; the same for a pipe's second direction.
+pub(crate) const ENTRY_BYTES: u32 = 4;
+pub(crate) const ENTRY_BYTES_2: u32 = 8;
+
+/// Bytes that can be mapped by themselves, whatever the page size of a kernel for this target.
+pub(crate) const MAP_UNIT: usize = if cfg!(target_arch = "x86_64") { 4 << 10 } else { 64 << 10 };
+/// The smallest block of an MPMC ring of bytes.
+pub(crate) const BLOCK: usize = 64;
 
 /// Rounds up to a multiple of a power of two; `None` where that overflows.
 pub(crate) const fn round_up(n: usize, to: usize) -> Option<usize> {

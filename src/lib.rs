@@ -108,6 +108,8 @@ mod ids;
 mod layout;
 #[cfg(not(loom))]
 mod lock;
+#[cfg(not(loom))]
+mod message;
 #[cfg(all(loom, test))]
 mod models;
 #[cfg(not(loom))]
@@ -141,13 +143,14 @@ pub use self::{
     atomic::{Atomic, Bits, Number, Scalar},
     capabilities::{Capabilities, capabilities},
     error::{
-        Departure, Error, RecvError, RecvTimeoutError, SendError, SendSliceError, SendTimeoutError, Timeout,
-        TryRecvError, TrySendError,
+        Departure, Error, RecvBytesError, RecvError, RecvTimeoutError, SendError, SendSliceError, SendTimeoutError,
+        Timeout, TryRecvError, TrySendError,
     },
     lock::{Lock, LockError, LockGuard, Over},
+    message::Message,
     object::Kind,
     pipe::{End, Ends, Pipe, SharedEnd, SharedEnds},
-    queue::{IntoIter, Queue, QueueOptions, Receiver, RecvGuard, Reservation, Sender},
+    queue::{Frame, Grant, IntoIter, Queue, QueueOptions, Receiver, RecvGuard, Reservation, Sender},
     segment::{
         Change, Listed, ObjectInfo, ParticipantInfo, Peer, Recovered, Segment, SegmentOptions, Snapshot, Watcher,
     },

@@ -3,7 +3,10 @@
 use core::mem::{align_of, size_of};
 use std::fmt;
 
-use crate::layout::{ENTRY_SIMPLEX, EntryFields, LINE, NAME_BYTES, round_up};
+use crate::error::Error;
+use crate::layout::{
+    BLOCK, ENTRY_BYTES, ENTRY_BYTES_2, ENTRY_SIMPLEX, EntryFields, LINE, MAP_UNIT, NAME_BYTES, round_up,
+};
 use crate::ring;
 
 /// The kinds of objects a segment can hold.
@@ -53,18 +56,22 @@ impl fmt::Display for Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ElementType {
     pub(crate) name: String,
+    /// If it is bytes: those of a block.
     pub(crate) size: u32,
     pub(crate) align: u32,
+    /// Whether it is bytes, of any number.
+    pub(crate) bytes: bool,
 }
 
 impl ElementType {
     pub(crate) fn of<T>() -> Self {
-        Self {
-            // A pipe's two names are told apart by an arrow between spaces.
-            name: short_type_name(core::any::type_name::<T>()).replace(" -> ", "->"),
-            size: size_of::<T>() as u32,
-            align: align_of::<T>() as u32,
-        }
+        Self::new(core::any::type_name::<T>(), size_of::<T>(), align_of::<T>(), false)
+    }
+
+    pub(crate) fn new(name: &str, size: usize, align: usize, bytes: bool) -> Self {
+        // A pipe's two names are told apart by an arrow between spaces.
+        let name = short_type_name(name).replace(" -> ", "->");
+        Self { name, size: size as u32, align: align as u32, bytes }
     }
 }
 
@@ -104,11 +111,11 @@ impl Shape {
         let capacity = usize::try_from(self.capacity).ok()?;
         let size = self.element.size as usize;
         match self.kind {
-            Kind::Queue | Kind::SpscQueue => self.ring_bytes(&self.element, capacity),
+            Kind::Queue | Kind::SpscQueue => self.ring_bytes(&self.element),
             Kind::Pipe | Kind::SharedPipe => {
-                let first = self.ring_bytes(&self.element, capacity)?;
+                let first = self.ring_bytes(&self.element)?;
                 match &self.second {
-                    Some(second) => first.checked_add(self.ring_bytes(second, capacity)?),
+                    Some(second) => first.checked_add(self.ring_bytes(second)?),
                     None => Some(first),
                 }
             }
@@ -118,16 +125,45 @@ impl Shape {
         }
     }
 
-    /// Distance between the slots of a ring of `element`.
-    pub(crate) fn stride(&self, element: &ElementType) -> Option<usize> {
-        match self.kind {
-            Kind::Queue | Kind::SharedPipe => ring::slot_stride(element.size as usize, element.align as usize),
-            _ => Some(element.size as usize),
+    fn is_mpmc(&self) -> bool {
+        matches!(self.kind, Kind::Queue | Kind::SharedPipe)
+    }
+
+    /// Slots of a ring of `element`; of bytes, there is at least as much as can be mapped.
+    fn slots(&self, element: &ElementType) -> u64 {
+        match element.bytes {
+            true => self.capacity.max((MAP_UNIT / element.size.max(1) as usize) as u64),
+            false => self.capacity,
         }
     }
 
-    fn ring_bytes(&self, element: &ElementType, capacity: usize) -> Option<usize> {
-        ring::bytes(self.stride(element)?, capacity)
+    /// Distance between the slots of a ring of `element`. Bytes lie elsewhere; in an MPMC ring each slot has a number.
+    fn stride(&self, element: &ElementType) -> Option<usize> {
+        match (self.is_mpmc(), element.bytes) {
+            (true, true) => ring::slot_stride(size_of::<u64>(), align_of::<u64>()),
+            (true, false) => ring::slot_stride(element.size as usize, element.align as usize),
+            (false, true) => Some(0),
+            (false, false) => Some(element.size as usize),
+        }
+    }
+
+    fn ring_bytes(&self, element: &ElementType) -> Option<usize> {
+        let slots = usize::try_from(self.slots(element)).ok()?;
+        let ring = ring::bytes(self.stride(element)?, slots)?;
+        match element.bytes {
+            // What begins anywhere has this much behind the next border.
+            true => ring.checked_add(MAP_UNIT)?.checked_add((element.size as usize).checked_mul(slots)?),
+            false => Some(ring),
+        }
+    }
+
+    /// The ring of `element` at `offset`, whose bytes fit into a segment.
+    fn ring(&self, element: &ElementType, offset: usize) -> Option<Ring> {
+        let (slots, stride) = (self.slots(element), self.stride(element)?);
+        let size = element.size as usize * slots as usize;
+        let behind = offset.checked_add(ring::bytes(stride, slots as usize)?)?;
+        let data = if element.bytes { Some((round_up(behind, MAP_UNIT)?, size)) } else { None };
+        Some(Ring { offset, stride, slots, block: element.size as usize, data })
     }
 
     /// The type as people read it.
@@ -141,9 +177,11 @@ impl Shape {
 
     pub(crate) fn to_fields(&self, name: &str, offset: u64, bytes: u64) -> EntryFields {
         let second = self.second.as_ref();
+        let bytes_1 = if self.element.bytes { ENTRY_BYTES } else { 0 };
+        let bytes_2 = if second.is_some_and(|t| t.bytes) { ENTRY_BYTES_2 } else { 0 };
         EntryFields {
             kind: self.kind as u32,
-            flags: self.flags,
+            flags: self.flags | bytes_1 | bytes_2,
             offset,
             bytes,
             capacity: self.capacity,
@@ -181,24 +219,36 @@ impl Object {
         if is_ring && !fields.capacity.is_power_of_two() || fields.capacity == 0 {
             return Err("an object with an impossible capacity");
         }
-        let element = |name: String, size: u32, align: u32| {
+        let is_mpmc = matches!(kind, Kind::Queue | Kind::SharedPipe);
+        let element = |name: String, size: u32, align: u32, bytes: bool| {
             let fits = align.is_power_of_two()
                 && align <= 64
                 && size.is_multiple_of(align)
                 && (size > 0 || kind == Kind::Lock);
-            if fits { Ok(ElementType { name, size, align }) } else { Err("an object with an impossible element size") }
+            let is_block = match is_mpmc {
+                true => size.is_power_of_two() && (BLOCK..=MAP_UNIT).contains(&(size as usize)),
+                false => size == 1,
+            };
+            if fits && (!bytes || is_ring && is_block) {
+                Ok(ElementType { name, size, align, bytes })
+            } else {
+                Err("an object with an impossible element size")
+            }
         };
+        let has = |flag: u32| fields.flags & flag != 0;
         let duplex = is_pipe && fields.flags & ENTRY_SIMPLEX == 0;
         let second = match (duplex, second_name) {
-            (true, Some(name)) => Some(element(name, fields.element_size_2, fields.element_align_2)?),
+            (true, Some(name)) => {
+                Some(element(name, fields.element_size_2, fields.element_align_2, has(ENTRY_BYTES_2))?)
+            }
             (true, None) => return Err("a pipe without its second type"),
             (false, _) => None,
         };
         let shape = Shape {
             kind,
-            flags: fields.flags,
+            flags: fields.flags & !(ENTRY_BYTES | ENTRY_BYTES_2),
             capacity: fields.capacity,
-            element: element(first_name, fields.element_size, fields.element_align)?,
+            element: element(first_name, fields.element_size, fields.element_align, has(ENTRY_BYTES))?,
             second,
         };
         let end = fields.offset.checked_add(fields.bytes).filter(|&end| end <= size);
@@ -211,18 +261,37 @@ impl Object {
         Ok(Self { name, shape, offset: fields.offset as usize, bytes: fields.bytes as usize })
     }
 
-    /// Where each ring of this object lies: offset, element, stride.
-    pub(crate) fn rings(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+    /// Where each ring of this object lies.
+    pub(crate) fn rings(&self) -> impl Iterator<Item = Ring> + '_ {
         let is_ring = !matches!(self.shape.kind, Kind::Value | Kind::Array | Kind::Lock);
         let first = is_ring.then_some(&self.shape.element);
         let elements = first.into_iter().chain(self.shape.second.as_ref());
         let mut offset = self.offset;
         elements.filter_map(move |element| {
-            let here = offset;
-            offset += self.shape.ring_bytes(element, self.shape.capacity as usize)?;
-            Some((here, self.shape.stride(element)?))
+            let ring = self.shape.ring(element, offset)?;
+            offset += self.shape.ring_bytes(element)?;
+            Some(ring)
         })
     }
+
+    /// The only ring, or the first direction.
+    pub(crate) fn first_ring(&self) -> Result<Ring, Error> {
+        self.rings().next().ok_or(Error::Corrupt { what: "a ring that is none" })
+    }
+}
+
+/// Where a ring of a checked object lies in its segment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ring {
+    pub(crate) offset: usize,
+    /// Distance between slots.
+    pub(crate) stride: usize,
+    /// How many: a power of two.
+    pub(crate) slots: u64,
+    /// Bytes of an element, or of a block.
+    pub(crate) block: usize,
+    /// If its messages are bytes: where these lie, and how many there are.
+    pub(crate) data: Option<(usize, usize)>,
 }
 
 /// At most `most` bytes of `s`, cut at a character border.

@@ -1,5 +1,6 @@
 //! [`Queue`]: any number of senders and receivers in any number of processes, each message to exactly one receiver.
 
+pub(crate) mod bytes;
 mod in_place;
 mod receiver;
 mod sender;
@@ -7,23 +8,23 @@ mod sender;
 use core::fmt;
 use std::sync::Arc;
 
-use bytemuck::Pod;
-
+pub use self::bytes::{Frame, Grant};
 pub use self::in_place::{RecvGuard, Reservation};
 pub use self::receiver::{IntoIter, Receiver};
 pub use self::sender::Sender;
 
-use crate::channel::Channel;
+use crate::channel::{Channel, Data};
 use crate::error::Error;
-use crate::layout::ENTRY_DISCONNECT;
-use crate::object::{ElementType, Kind, Object, Shape};
+use crate::layout::{BLOCK, ENTRY_DISCONNECT, MAP_UNIT};
+use crate::message::{Message, mpmc_element};
+use crate::object::{ElementType, Kind, Object, Ring, Shape};
 use crate::pace::Pace;
 use crate::primitive::private::AtomicUsize;
 use crate::ring::owned::{Cursor, Owned};
 use crate::ring::{self, Element};
 use crate::segment::{Attached, Segment, Side, Wanted};
 
-/// A bounded multi-producer multi-consumer queue of `T` in a segment.
+/// A bounded multi-producer multi-consumer queue of [messages](Message) in a segment.
 ///
 /// *Order:* messages of one sender reach each receiver in the order in which they were sent; all together come out in the
 /// order in which their sends claimed their places, except that a receiver steps over one that is still being sent.
@@ -33,8 +34,9 @@ use crate::segment::{Attached, Segment, Side, Wanted};
 /// returned and repeats none whose receive has returned; a message that was being received goes to somebody else, who may
 /// have received later ones before. Nobody ever waits for the dead.
 ///
-/// `T` is any [`Pod`] type: plain bytes in which every bit pattern is a value, as other processes may write anything.
-/// Zero-sized types and types aligned to more than 64 bytes do not compile.
+/// The messages are of any [`Pod`](crate::Pod) type: plain bytes in which every bit pattern is a value, as other processes may
+/// write anything; zero-sized types and types aligned to more than 64 bytes do not compile. Or they are `[u8]`: bytes, of any number;
+/// for an example see [`Sender::send`](Sender#method.send-1).
 ///
 /// # Example
 ///
@@ -55,9 +57,11 @@ use crate::segment::{Attached, Segment, Side, Wanted};
 /// assert_eq!(receiver.iter().sum::<u32>(), 499_500); // until closed and drained
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct Queue<T> {
+pub struct Queue<M: Message + ?Sized> {
     channel: Channel,
-    ring: Owned<T>,
+    ring: Owned<M::Slot>,
+    /// If the messages are bytes: where they are.
+    data: Option<Data>,
 }
 
 /// How to create a [`Queue`] or [`SpscQueue`](crate::SpscQueue).
@@ -74,18 +78,20 @@ pub struct Queue<T> {
 /// assert_eq!(receiver.recv(), Err(RecvError::Disconnected { peer: Departure::Closed }));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct QueueOptions {
-    capacity: usize,
+    capacity: Option<usize>,
+    block: Option<usize>,
     disconnect: bool,
 }
 
-impl Default for QueueOptions {
-    fn default() -> Self {
-        Self { capacity: 1024, disconnect: false }
-    }
-}
+/// Messages, or bytes, that a ring holds unless it is told otherwise.
+const MESSAGES: usize = 1024;
+const BYTES: usize = 64 << 10;
+/// A ring of bytes is cut into as many blocks, unless these would be smaller, or larger, than is useful.
+const BLOCKS: usize = 1 << 13;
+const LARGE_BLOCK: usize = 1 << 10;
 
 impl QueueOptions {
     /// The defaults.
@@ -93,9 +99,19 @@ impl QueueOptions {
         Self::default()
     }
 
-    /// Messages that fit, rounded up to a power of two; 1,024 by default.
+    /// Messages that fit, rounded up to a power of two; 1,024 by default. Where messages are bytes, of any number: bytes that fit,
+    /// 64 KiB by default, and never fewer than 4 KiB.
     pub fn capacity(mut self, messages: usize) -> Self {
-        self.capacity = messages;
+        self.capacity = Some(messages);
+        self
+    }
+
+    /// Where messages are bytes: a message takes whole blocks of this many bytes, rounded up to a power of two between 64 and
+    /// 4,096. Make them as large as most messages: small blocks waste less, large ones cost less time in large messages.
+    /// By default 64 bytes, or more in rings of more than 512 KiB: they are cut into 8,192 blocks of up to 1 KiB. Only for a
+    /// [`Queue`] that is created.
+    pub fn block(mut self, bytes: usize) -> Self {
+        self.block = Some(bytes);
         self
     }
 
@@ -107,25 +123,38 @@ impl QueueOptions {
         self
     }
 
-    pub(crate) fn shape(&self, kind: Kind, element: ElementType, second: Option<ElementType>) -> Result<Shape, Error> {
-        let given = self.capacity as u64;
-        let bad = Error::BadSize { what: "a capacity", given, maximum: 1 << 40 };
-        let capacity = ring::capacity(self.capacity).map(|c| c as u64).filter(|&c| c <= 1 << 40).ok_or(bad)?;
+    /// The properties of a queue of `element`, or of a pipe of both. A queue of bytes is so many blocks long as its bytes take.
+    pub(crate) fn shape(
+        &self,
+        kind: Kind,
+        mut element: ElementType,
+        second: Option<ElementType>,
+    ) -> Result<Shape, Error> {
+        let asked = self.capacity.unwrap_or(if element.bytes { BYTES } else { MESSAGES });
+        let bad = Error::BadSize { what: "a capacity", given: asked as u64, maximum: 1 << 40 };
+        let mut capacity = ring::capacity(asked).map(|c| c as u64).filter(|&c| c <= 1 << 40).ok_or(bad)?;
+        if element.bytes && kind == Kind::Queue {
+            capacity = capacity.max(MAP_UNIT as u64);
+            let block = self.block.unwrap_or((capacity as usize / BLOCKS).min(LARGE_BLOCK));
+            let block = block.clamp(BLOCK, MAP_UNIT).next_power_of_two();
+            element.size = block as u32;
+            capacity /= block as u64;
+        }
         let flags = if self.disconnect { ENTRY_DISCONNECT } else { 0 };
         Ok(Shape { kind, flags, capacity, element, second })
     }
 
-    fn make<T: Pod>(&self, segment: &Segment, name: &str, or_open: bool) -> Result<Queue<T>, Error> {
-        let shape = self.shape(Kind::Queue, ElementType::of::<T>(), None)?;
+    fn make<M: Message + ?Sized>(&self, segment: &Segment, name: &str, or_open: bool) -> Result<Queue<M>, Error> {
+        let shape = self.shape(Kind::Queue, mpmc_element::<M>(), None)?;
         let object = segment.attached().create(name, &shape, or_open, |_| {})?;
-        Ok(Queue::at(segment.attached(), &object, object.offset))
+        Queue::at(segment.attached(), &object, &object.first_ring()?)
     }
 
     /// Creates a queue.
     ///
     /// # Errors
     /// [`Error::Exists`], [`Error::NoRoom`], [`Error::NoObjectSlot`], [`Error::BadName`], [`Error::BadSize`].
-    pub fn create<T: Pod>(&self, segment: &Segment, name: &str) -> Result<Queue<T>, Error> {
+    pub fn create<M: Message + ?Sized>(&self, segment: &Segment, name: &str) -> Result<Queue<M>, Error> {
         self.make(segment, name, false)
     }
 
@@ -134,12 +163,12 @@ impl QueueOptions {
     /// # Errors
     /// As for `create` and [`Queue::open`]; [`Error::CapacityMismatch`] or [`Error::OptionMismatch`] if it exists with
     /// other properties.
-    pub fn open_or_create<T: Pod>(&self, segment: &Segment, name: &str) -> Result<Queue<T>, Error> {
+    pub fn open_or_create<M: Message + ?Sized>(&self, segment: &Segment, name: &str) -> Result<Queue<M>, Error> {
         self.make(segment, name, true)
     }
 }
 
-impl<T: Pod> Queue<T> {
+impl<M: Message + ?Sized> Queue<M> {
     /// Options: capacity and what happens when one side is left alone.
     pub fn options() -> QueueOptions {
         QueueOptions::new()
@@ -159,9 +188,9 @@ impl<T: Pod> Queue<T> {
     /// [`Error::NotFound`], [`Error::KindMismatch`], [`Error::TypeMismatch`]. Types are the same if their names without
     /// paths, their sizes and their alignments are.
     pub fn open(segment: &Segment, name: &str) -> Result<Self, Error> {
-        let shape = Self::options().shape(Kind::Queue, ElementType::of::<T>(), None)?;
+        let shape = Self::options().shape(Kind::Queue, mpmc_element::<M>(), None)?;
         let object = segment.attached().find(name, &Wanted::like(shape))?;
-        Ok(Self::at(segment.attached(), &object, object.offset))
+        Self::at(segment.attached(), &object, &object.first_ring()?)
     }
 
     /// Opens the queue, or creates it if need be; several processes may do so at once.
@@ -175,24 +204,26 @@ impl<T: Pod> Queue<T> {
     /// Bytes that a queue of this capacity takes in a segment; `usize::MAX` if none could hold it.
     #[must_use]
     pub fn bytes(capacity: usize) -> usize {
-        let shape = Self::options().capacity(capacity).shape(Kind::Queue, ElementType::of::<T>(), None);
+        let shape = Self::options().capacity(capacity).shape(Kind::Queue, mpmc_element::<M>(), None);
         shape.ok().and_then(|shape| shape.bytes()).unwrap_or(usize::MAX)
     }
 
-    /// The ring at `offset` of a checked object of element type `T`.
-    pub(crate) fn at(attached: &Arc<Attached>, object: &Object, offset: usize) -> Self {
-        const { Element::<T>::CHECK };
-        let channel = Channel::new(attached, object, offset);
-        // SAFETY: a checked object's rings lie inside the mapping, which the channel keeps; `T` is Pod.
-        let ring = unsafe { Owned::new(channel.header_pointer(), channel.slots(), object.shape.capacity) };
-        Self { channel, ring }
+    /// A ring of a checked object of element type `M`.
+    pub(crate) fn at(attached: &Arc<Attached>, object: &Object, ring: &Ring) -> Result<Self, Error> {
+        const { Element::<M::Slot>::CHECK };
+        let channel = Channel::new(attached, object, ring);
+        let data = channel.data(ring)?;
+        // SAFETY: a checked object's rings lie inside the mapping, which the channel keeps; a slot's payload is Pod.
+        let ring = unsafe { Owned::new(channel.header_pointer(), channel.slots(), ring.slots) };
+        let ring = if M::BYTES { ring.of_whole_runs() } else { ring };
+        Ok(Self { channel, ring, data })
     }
 
     /// A new sending end.
     ///
     /// # Errors
     /// Only in a forked child that could not join the segment.
-    pub fn sender(&self) -> Result<Sender<T>, Error> {
+    pub fn sender(&self) -> Result<Sender<M>, Error> {
         Ok(Sender { end: Endpoint::new(self, Side::Sender)? })
     }
 
@@ -200,14 +231,14 @@ impl<T: Pod> Queue<T> {
     ///
     /// # Errors
     /// Only in a forked child that could not join the segment.
-    pub fn receiver(&self) -> Result<Receiver<T>, Error> {
+    pub fn receiver(&self) -> Result<Receiver<M>, Error> {
         Ok(Receiver { end: Endpoint::new(self, Side::Receiver)? })
     }
 
-    /// Messages that fit.
+    /// Messages that fit; bytes, if that is what they are.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.ring.capacity() as usize
+        self.data.as_ref().map_or(self.ring.capacity() as usize, |data| data.size)
     }
 
     /// Messages that are there and that nobody is receiving yet; a moment's count. Walks over them.
@@ -228,24 +259,6 @@ impl<T: Pod> Queue<T> {
         self.ring.is_full()
     }
 
-    /// Tells senders of `n` releases, and receivers if these may have been waiting for nothing else to end.
-    #[inline]
-    fn released(&self, n: usize) {
-        self.channel.released(n);
-        // Ordered behind the release by the fence in there.
-        if self.channel.is_closing() || self.channel.disconnects() {
-            self.released_at_the_end();
-        }
-    }
-
-    /// Out of line, so that the look at the roles stays out of every receive.
-    #[cold]
-    fn released_at_the_end(&self) {
-        if self.channel.is_closing() || self.channel.nobody_left(Side::Sender).is_some() {
-            self.channel.wake_everybody();
-        }
-    }
-
     /// Ends the queue for everybody, for good: sends fail with `Closed`, receives return what is there and then `Closed`.
     /// A send that is under way either arrives or fails. While another receiver is in the middle of a receive, or holds a
     /// [`RecvGuard`], receives wait for the outcome: the message may come back.
@@ -260,13 +273,13 @@ impl<T: Pod> Queue<T> {
     }
 }
 
-impl<T> Clone for Queue<T> {
+impl<M: Message + ?Sized> Clone for Queue<M> {
     fn clone(&self) -> Self {
-        Self { channel: self.channel.clone(), ring: self.ring.clone() }
+        Self { channel: self.channel.clone(), ring: self.ring.clone(), data: self.data.clone() }
     }
 }
 
-impl<T: Pod> fmt::Debug for Queue<T> {
+impl<M: Message + ?Sized> fmt::Debug for Queue<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Queue").field("capacity", &self.capacity()).field("len", &self.len()).finish_non_exhaustive()
     }
@@ -276,8 +289,8 @@ impl<T: Pod> fmt::Debug for Queue<T> {
 const BATCH: usize = 64;
 
 /// One end: a queue, a place in it, and the count of this process's ends.
-struct Endpoint<T: Pod> {
-    queue: Queue<T>,
+struct Endpoint<M: Message + ?Sized> {
+    queue: Queue<M>,
     cursor: Cursor,
     pace: Pace,
     side: Side,
@@ -285,27 +298,27 @@ struct Endpoint<T: Pod> {
     guards: AtomicUsize,
 }
 
-impl<T: Pod> Endpoint<T> {
-    fn new(queue: &Queue<T>, side: Side) -> Result<Self, Error> {
+impl<M: Message + ?Sized> Endpoint<M> {
+    fn new(queue: &Queue<M>, side: Side) -> Result<Self, Error> {
         if queue.channel.attached().id() == 0 {
             return Err(Attached::detached());
         }
         Ok(Self::at(queue.clone(), Cursor::default(), side))
     }
 
-    fn at(queue: Queue<T>, cursor: Cursor, side: Side) -> Self {
+    fn at(queue: Queue<M>, cursor: Cursor, side: Side) -> Self {
         queue.channel.attached().enter(queue.channel.offset(), side);
         Self { queue, cursor, pace: Pace::default(), side, guards: AtomicUsize::new(0) }
     }
 }
 
-impl<T: Pod> Clone for Endpoint<T> {
+impl<M: Message + ?Sized> Clone for Endpoint<M> {
     fn clone(&self) -> Self {
         Self::at(self.queue.clone(), self.cursor.clone(), self.side)
     }
 }
 
-impl<T: Pod> Drop for Endpoint<T> {
+impl<M: Message + ?Sized> Drop for Endpoint<M> {
     fn drop(&mut self) {
         let channel = &self.queue.channel;
         if channel.attached().exit(channel.offset(), self.side) && channel.disconnects() {

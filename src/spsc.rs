@@ -1,5 +1,6 @@
 //! [`SpscQueue`]: one sender, one receiver, wait-free.
 
+mod bytes;
 mod in_place;
 mod receiver;
 mod sender;
@@ -8,25 +9,28 @@ use core::cell::Cell;
 use core::fmt;
 use std::sync::Arc;
 
-use bytemuck::Pod;
-
+use self::bytes::Partial;
+pub use self::bytes::{Frame, Grant};
 pub use self::in_place::{RecvGuard, Reservation, SliceGuard, SliceReservation};
 pub use self::receiver::Receiver;
 pub use self::sender::Sender;
 
-use crate::channel::Channel;
+use crate::channel::{Channel, Data};
 use crate::error::Error;
 use crate::event::Surroundings;
-use crate::object::{ElementType, Kind, Object};
+use crate::message::{Message, spsc_element};
+use crate::object::{Kind, Object, Ring};
 use crate::pace::Pace;
 use crate::queue::QueueOptions;
 use crate::ring::Element;
 use crate::ring::owned::VAIN_CALLS;
 use crate::ring::spsc::{Position, Spsc};
+use crate::ring::transfer::Transfer;
 use crate::seat::{Before, Seat};
 use crate::segment::{Attached, Segment, Side, Token, Wanted};
 
-/// A bounded queue of `T` with one sending and one receiving end, each held by one thread of one process at a time.
+/// A bounded queue of [messages](Message) with one sending and one receiving end, each held by one thread of one process at a
+/// time. For messages of bytes, see [`Sender::send`](Sender#method.send-1).
 ///
 /// *Order:* first in, first out. *Progress:* wait-free. *A crash* loses no message whose send has returned and repeats
 /// none whose receive has returned; the seat of a dead holder is free, and whoever takes it goes on where it stopped.
@@ -44,23 +48,30 @@ use crate::segment::{Attached, Segment, Side, Token, Wanted};
 /// assert_eq!(receiver.recv(), Ok(0.5));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct SpscQueue<T> {
+pub struct SpscQueue<M: Message + ?Sized> {
     channel: Channel,
-    ring: Spsc<T>,
+    ring: Spsc<M::Cell>,
+    /// If the messages are bytes: what keeps them mapped.
+    data: Option<Data>,
 }
 
 impl QueueOptions {
-    fn make_spsc<T: Pod>(&self, segment: &Segment, name: &str, or_open: bool) -> Result<SpscQueue<T>, Error> {
-        let shape = self.shape(Kind::SpscQueue, ElementType::of::<T>(), None)?;
+    fn make_spsc<M: Message + ?Sized>(
+        &self,
+        segment: &Segment,
+        name: &str,
+        or_open: bool,
+    ) -> Result<SpscQueue<M>, Error> {
+        let shape = self.shape(Kind::SpscQueue, spsc_element::<M>(), None)?;
         let object = segment.attached().create(name, &shape, or_open, |_| {})?;
-        Ok(SpscQueue::at(segment.attached(), &object, object.offset))
+        SpscQueue::at(segment.attached(), &object, &object.first_ring()?)
     }
 
     /// Creates a queue for one sender and one receiver.
     ///
     /// # Errors
     /// As for [`QueueOptions::create`].
-    pub fn create_spsc<T: Pod>(&self, segment: &Segment, name: &str) -> Result<SpscQueue<T>, Error> {
+    pub fn create_spsc<M: Message + ?Sized>(&self, segment: &Segment, name: &str) -> Result<SpscQueue<M>, Error> {
         self.make_spsc(segment, name, false)
     }
 
@@ -68,12 +79,16 @@ impl QueueOptions {
     ///
     /// # Errors
     /// As for [`QueueOptions::open_or_create`].
-    pub fn open_or_create_spsc<T: Pod>(&self, segment: &Segment, name: &str) -> Result<SpscQueue<T>, Error> {
+    pub fn open_or_create_spsc<M: Message + ?Sized>(
+        &self,
+        segment: &Segment,
+        name: &str,
+    ) -> Result<SpscQueue<M>, Error> {
         self.make_spsc(segment, name, true)
     }
 }
 
-impl<T: Pod> SpscQueue<T> {
+impl<M: Message + ?Sized> SpscQueue<M> {
     /// Options: capacity and what happens when one side is left alone.
     pub fn options() -> QueueOptions {
         QueueOptions::new()
@@ -92,9 +107,9 @@ impl<T: Pod> SpscQueue<T> {
     /// # Errors
     /// As for [`Queue::open`](crate::Queue::open).
     pub fn open(segment: &Segment, name: &str) -> Result<Self, Error> {
-        let shape = Self::options().shape(Kind::SpscQueue, ElementType::of::<T>(), None)?;
+        let shape = Self::options().shape(Kind::SpscQueue, spsc_element::<M>(), None)?;
         let object = segment.attached().find(name, &Wanted::like(shape))?;
-        Ok(Self::at(segment.attached(), &object, object.offset))
+        Self::at(segment.attached(), &object, &object.first_ring()?)
     }
 
     /// Opens the queue, or creates it if need be; several processes may do so at once.
@@ -108,44 +123,48 @@ impl<T: Pod> SpscQueue<T> {
     /// Bytes that a queue of this capacity takes in a segment; `usize::MAX` if none could hold it.
     #[must_use]
     pub fn bytes(capacity: usize) -> usize {
-        let shape = Self::options().capacity(capacity).shape(Kind::SpscQueue, ElementType::of::<T>(), None);
+        let shape = Self::options().capacity(capacity).shape(Kind::SpscQueue, spsc_element::<M>(), None);
         shape.ok().and_then(|shape| shape.bytes()).unwrap_or(usize::MAX)
     }
 
-    /// The ring at `offset` of a checked object of element type `T`.
-    pub(crate) fn at(attached: &Arc<Attached>, object: &Object, offset: usize) -> Self {
-        const { Element::<T>::CHECK };
-        let channel = Channel::new(attached, object, offset);
-        // SAFETY: a checked object's rings lie inside the mapping, which the channel keeps; `T` is Pod.
-        let ring = unsafe { Spsc::new(channel.header_pointer(), channel.slots(), object.shape.capacity) };
-        Self { channel, ring }
+    /// A ring of a checked object of element type `M`.
+    pub(crate) fn at(attached: &Arc<Attached>, object: &Object, ring: &Ring) -> Result<Self, Error> {
+        const { Element::<M::Cell>::CHECK };
+        let channel = Channel::new(attached, object, ring);
+        let data = channel.data(ring)?;
+        let slots = data.as_ref().map_or_else(|| channel.slots(), |data| data.base);
+        // SAFETY: a checked object's rings lie inside the mapping, which the channel keeps; bytes in one that `data` keeps; a cell
+        // is Pod.
+        let ring = unsafe { Spsc::new(channel.header_pointer(), slots, ring.slots) };
+        Ok(Self { channel, ring, data })
     }
 
     /// Takes the sending end.
     ///
     /// # Errors
     /// [`Error::SeatTaken`] while somebody living holds it.
-    pub fn sender(&self) -> Result<Sender<T>, Error> {
+    pub fn sender(&self) -> Result<Sender<M>, Error> {
         let end = Endpoint::seated(self, Side::Sender)?;
-        Ok(Sender { position: self.ring.sender_position(), end })
+        Ok(Sender { position: end.sender_position(), end })
     }
 
     /// Takes the receiving end.
     ///
     /// # Errors
     /// [`Error::SeatTaken`] while somebody living holds it.
-    pub fn receiver(&self) -> Result<Receiver<T>, Error> {
+    pub fn receiver(&self) -> Result<Receiver<M>, Error> {
         let end = Endpoint::seated(self, Side::Receiver)?;
-        Ok(Receiver { position: self.ring.receiver_position(), end })
+        let (position, partial) = end.receiver_position();
+        Ok(Receiver { position, partial, end })
     }
 
-    /// Messages that fit.
+    /// Messages that fit; bytes, if that is what they are, of which each message takes eight more, rounded up to eight.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.ring.capacity() as usize
     }
 
-    /// Messages that are there; a moment's count.
+    /// Messages that are there; a moment's count. If they are bytes, it counts these, as for `capacity`.
     #[must_use]
     pub fn len(&self) -> usize {
         self.ring.len() as usize
@@ -170,13 +189,13 @@ impl<T: Pod> SpscQueue<T> {
     }
 }
 
-impl<T> Clone for SpscQueue<T> {
+impl<M: Message + ?Sized> Clone for SpscQueue<M> {
     fn clone(&self) -> Self {
-        Self { channel: self.channel.clone(), ring: self.ring.clone() }
+        Self { channel: self.channel.clone(), ring: self.ring.clone(), data: self.data.clone() }
     }
 }
 
-impl<T: Pod> fmt::Debug for SpscQueue<T> {
+impl<M: Message + ?Sized> fmt::Debug for SpscQueue<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SpscQueue")
             .field("capacity", &self.capacity())
@@ -186,8 +205,8 @@ impl<T: Pod> fmt::Debug for SpscQueue<T> {
 }
 
 /// One end and its seat.
-struct Endpoint<T: Pod> {
-    queue: SpscQueue<T>,
+struct Endpoint<M: Message + ?Sized> {
+    queue: SpscQueue<M>,
     side: Side,
     /// Who sits: us, unless this is a fork child; `NEVER` after getting up.
     sitter: Cell<Token>,
@@ -198,8 +217,8 @@ struct Endpoint<T: Pod> {
     pace: Pace,
 }
 
-impl<T: Pod> Endpoint<T> {
-    fn seated(queue: &SpscQueue<T>, side: Side) -> Result<Self, Error> {
+impl<M: Message + ?Sized> Endpoint<M> {
+    fn seated(queue: &SpscQueue<M>, side: Side) -> Result<Self, Error> {
         let (token, before) = Self::sit(&queue.channel, side)?;
         Ok(Self {
             queue: queue.clone(),
@@ -232,6 +251,27 @@ impl<T: Pod> Endpoint<T> {
         }
     }
 
+    /// Where the sender goes on who has just sat down.
+    fn sender_position(&self) -> Position {
+        let SpscQueue { channel, ring, .. } = &self.queue;
+        let position = ring.sender_position();
+        if M::BYTES && Transfer::of(channel.header()).succeed_sender(position.own()) {
+            channel.committed(1);
+        }
+        position
+    }
+
+    /// The same for the receiver, who may stand in the middle of a message.
+    fn receiver_position(&self) -> (Position, Option<Partial>) {
+        let SpscQueue { channel, ring, .. } = &self.queue;
+        let position = ring.receiver_position();
+        let lost = if M::BYTES { Transfer::of(channel.header()).succeed_receiver(position.own()) } else { None };
+        if lost.is_some() {
+            channel.released(1);
+        }
+        (position, lost.map(|end| Partial::Lost { end }))
+    }
+
     #[inline(always)]
     fn is_ours(&self) -> bool {
         self.queue.channel.is_still(self.sitter.get())
@@ -258,7 +298,9 @@ impl<T: Pod> Endpoint<T> {
     #[inline(always)]
     fn rest(&self, position: &Position) {
         if position.left() == 0 {
-            self.pace.rest(position.own(), self.queue.ring.capacity());
+            // Bytes are counted as messages of a line.
+            let shift = const { if M::BYTES { 6 } else { 0 } };
+            self.pace.rest(position.own() >> shift, self.queue.ring.capacity() >> shift);
         }
     }
 
@@ -290,7 +332,7 @@ enum GetUp {
     Undo,
 }
 
-impl<T: Pod> Drop for Endpoint<T> {
+impl<M: Message + ?Sized> Drop for Endpoint<M> {
     fn drop(&mut self) {
         self.get_up(GetUp::Close);
     }

@@ -161,7 +161,7 @@ fn golden(flags: u32, pid: u32) -> Vec<u8> {
 
     // --- header ---
     g.bytes(0, b"gimmal\x1a\n");
-    g.u32(8, 3); // version of the layout
+    g.u32(8, 4); // version of the layout
     g.u32(12, 64 | 0x200 | 128 << 16); // bits of a pointer, little-endian, bytes of a line
     g.u64(16, SIZE as u64);
     g.u32(24, flags); // 1: persistent, 2: unnamed

@@ -73,7 +73,7 @@ impl<T: Pod> Drop for Reservation<'_, T> {
     fn drop(&mut self) {
         self.held.decide(|queue, claim| {
             queue.ring.release(claim);
-            queue.released(1);
+            queue.channel.released_by_one_of_many(1);
         });
     }
 }
@@ -138,7 +138,7 @@ impl<T: Pod> Drop for RecvGuard<'_, T> {
         }
         self.held.decide(|queue, claim| {
             queue.ring.release(claim);
-            queue.released(1);
+            queue.channel.released_by_one_of_many(1);
         });
     }
 }

@@ -1,6 +1,7 @@
 //! The receiving end.
 
 use core::fmt;
+use core::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
@@ -11,62 +12,30 @@ use crate::channel::no_deadline_recv;
 use crate::deadline::Deadline;
 use crate::error::{RecvError, RecvTimeoutError, TryRecvError};
 use crate::event::Surroundings;
+use crate::message::Message;
 use crate::primitive::Ordering;
 use crate::ring::owned::{Claim, Run};
 use crate::segment::Side;
 
 /// A receiving end of a [`Queue`]. Clone it for another thread: sharing one works and is slower.
-pub struct Receiver<T: Pod> {
-    pub(super) end: Endpoint<T>,
+pub struct Receiver<M: Message + ?Sized> {
+    pub(super) end: Endpoint<M>,
 }
 
-impl<T: Pod> Clone for Receiver<T> {
+impl<M: Message + ?Sized> Clone for Receiver<M> {
     fn clone(&self) -> Self {
         Self { end: self.end.clone() }
     }
 }
 
-impl<T: Pod> fmt::Debug for Receiver<T> {
+impl<M: Message + ?Sized> fmt::Debug for Receiver<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Receiver").field("queue", &self.end.queue).finish()
     }
 }
 
-impl<T: Pod> Receiver<T> {
-    /// Receives what is there now. Lock-free, no system call unless a sender sleeps.
-    ///
-    /// # Errors
-    /// [`TryRecvError::Empty`]: at some moment during the call no message was there. The others come after the last
-    /// message.
-    #[inline(always)]
-    pub fn try_recv(&self) -> Result<T, TryRecvError> {
-        Ok(self.take(self.claim()?))
-    }
-
-    /// Everything of a receive after the claim.
-    #[inline(always)]
-    fn take(&self, claim: Claim) -> T {
-        let value = self.end.queue.ring.take(claim);
-        self.end.queue.released(1);
-        value
-    }
-
-    /// Claims the oldest message that is there.
-    #[inline(always)]
-    fn claim(&self) -> Result<Claim, TryRecvError> {
-        match self.end.queue.channel.known_id() {
-            0 => self.claim_for(self.owner()?),
-            owner => self.claim_for(owner),
-        }
-    }
-
-    #[inline(always)]
-    fn claim_for(&self, owner: u16) -> Result<Claim, TryRecvError> {
-        let Endpoint { queue: Queue { ring, .. }, cursor, .. } = &self.end;
-        ring.claim_full(cursor, owner).or_else(|_| self.claim_or_reason(owner, 1).map(Run::claim))
-    }
-
-    fn owner(&self) -> Result<u16, TryRecvError> {
+impl<M: Message + ?Sized> Receiver<M> {
+    pub(super) fn owner(&self) -> Result<u16, TryRecvError> {
         match self.end.queue.channel.attached().id() {
             0 => Err(TryRecvError::Detached),
             owner => Ok(owner),
@@ -76,8 +45,8 @@ impl<T: Pod> Receiver<T> {
     /// Why there is nothing. `Closed` and `Disconnected` must be true *before* the decisive look at the ring, and nothing may
     /// be in the hands of another receiver that could still die or give it back.
     #[cold]
-    fn claim_or_reason(&self, owner: u16, most: usize) -> Result<Run, TryRecvError> {
-        let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
+    pub(super) fn claim_or_reason(&self, owner: u16, most: usize) -> Result<Run, TryRecvError> {
+        let Endpoint { queue: Queue { channel, ring, .. }, cursor, .. } = &self.end;
         let closed = channel.is_closed();
         let alone = if channel.disconnects() { channel.nobody_left(Side::Sender) } else { None };
         let reason = match alone {
@@ -96,21 +65,84 @@ impl<T: Pod> Receiver<T> {
         })
     }
 
-    /// The slow path of every blocking receive of one message: waits for it.
-    #[inline(never)]
-    fn claim_until(&self, deadline: Option<Deadline>) -> Result<Claim, RecvTimeoutError> {
-        self.until(deadline, || self.claim())
-    }
-
     /// Repeats `attempt`, which was in vain, until it is something else than Empty.
-    fn until<R>(
+    pub(super) fn until<R>(
         &self,
         deadline: Option<Deadline>,
         attempt: impl FnMut() -> Result<R, TryRecvError>,
     ) -> Result<R, RecvTimeoutError> {
-        let Queue { channel, ring } = &self.end.queue;
+        let Queue { channel, ring, .. } = &self.end.queue;
         self.end.pace.rest(self.end.cursor.position(), ring.capacity());
         channel.receive_blocking(&self.end.pace, deadline, attempt)
+    }
+
+    /// Whether a message is there, waiting for one for at most `timeout`; it is not taken, and another receiver may be faster.
+    /// `true` also when none is and none will come, since a receive would not wait then.
+    pub fn poll(&self, timeout: Duration) -> bool {
+        let Endpoint { queue: Queue { channel, ring, .. }, pace, guards, .. } = &self.end;
+        let is_ready = || {
+            let over = channel.is_closed() || channel.disconnects() && channel.nobody_left(Side::Sender).is_some();
+            let unsettled = || ring.is_unsettled(channel.known_id(), guards.load(Ordering::Relaxed));
+            if ring.len() > 0 || over && !unsettled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let ready = channel.wait(&channel.header().not_empty, pace, Deadline::after(timeout), is_ready).is_some();
+        if ready {
+            // Whoever was woken has taken nothing.
+            channel.committed(1);
+        }
+        ready
+    }
+
+    /// See [`Queue::close`].
+    pub fn close(&self) {
+        self.end.queue.close();
+    }
+
+    /// The queue this end belongs to.
+    #[must_use]
+    pub fn queue(&self) -> &Queue<M> {
+        &self.end.queue
+    }
+}
+
+impl<T: Pod> Receiver<T> {
+    /// Receives what is there now. Lock-free, no system call unless a sender sleeps.
+    ///
+    /// # Errors
+    /// [`TryRecvError::Empty`]: at some moment during the call no message was there. The others come after the last
+    /// message.
+    #[inline(always)]
+    pub fn try_recv(&self) -> Result<T, TryRecvError> {
+        Ok(self.take(self.claim()?))
+    }
+
+    /// Everything of a receive after the claim.
+    #[inline(always)]
+    fn take(&self, claim: Claim) -> T {
+        let value = self.end.queue.ring.take(claim);
+        self.end.queue.channel.released_by_one_of_many(1);
+        value
+    }
+
+    /// Claims the oldest message that is there.
+    #[inline(always)]
+    fn claim(&self) -> Result<Claim, TryRecvError> {
+        match self.end.queue.channel.known_id() {
+            0 => self.claim_for(self.owner()?),
+            owner => self.claim_for(owner),
+        }
+    }
+
+    #[inline(always)]
+    fn claim_for(&self, owner: u16) -> Result<Claim, TryRecvError> {
+        let Endpoint { queue: Queue { ring, .. }, cursor, .. } = &self.end;
+        ring.claim_full(cursor, owner).or_else(|_| self.claim_or_reason(owner, 1).map(Run::claim))
+    }
+
+    /// The slow path of every blocking receive of one message: waits for it.
+    #[inline(never)]
+    fn claim_until(&self, deadline: Option<Deadline>) -> Result<Claim, RecvTimeoutError> {
+        self.until(deadline, || self.claim())
     }
 
     /// Receives, waiting for a message as long as it takes: spinning for some microseconds, then asleep.
@@ -226,7 +258,7 @@ impl<T: Pod> Receiver<T> {
             runs.push(run);
         }
         runs.iter().for_each(|run| ring.release_run(run));
-        self.end.queue.released(received);
+        self.end.queue.channel.released_by_one_of_many(received);
         Ok(received)
     }
 
@@ -249,17 +281,6 @@ impl<T: Pod> Receiver<T> {
     /// Messages that are there now.
     pub fn try_iter(&self) -> impl Iterator<Item = T> + '_ {
         core::iter::from_fn(|| self.try_recv().ok())
-    }
-
-    /// See [`Queue::close`].
-    pub fn close(&self) {
-        self.end.queue.close();
-    }
-
-    /// The queue this end belongs to.
-    #[must_use]
-    pub fn queue(&self) -> &Queue<T> {
-        &self.end.queue
     }
 }
 

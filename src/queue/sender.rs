@@ -10,24 +10,77 @@ use crate::channel::no_deadline;
 use crate::deadline::Deadline;
 use crate::error::{SendError, SendSliceError, SendTimeoutError, TrySendError};
 use crate::event::Surroundings;
+use crate::message::Message;
 use crate::primitive::FenceMode;
 use crate::ring::owned::{Claim, Refused};
 use crate::segment::Side;
 
 /// A sending end of a [`Queue`]. Clone it for another thread: sharing one works and is slower.
-pub struct Sender<T: Pod> {
-    pub(super) end: Endpoint<T>,
+pub struct Sender<M: Message + ?Sized> {
+    pub(super) end: Endpoint<M>,
 }
 
-impl<T: Pod> Clone for Sender<T> {
+impl<M: Message + ?Sized> Clone for Sender<M> {
     fn clone(&self) -> Self {
         Self { end: self.end.clone() }
     }
 }
 
-impl<T: Pod> fmt::Debug for Sender<T> {
+impl<M: Message + ?Sized> fmt::Debug for Sender<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sender").field("queue", &self.end.queue).finish()
+    }
+}
+
+impl<M: Message + ?Sized> Sender<M> {
+    /// Who we are, unless there is nobody to send to.
+    pub(super) fn owner(&self) -> Result<u16, TrySendError<()>> {
+        let channel = &self.end.queue.channel;
+        let owner = channel.attached().id();
+        if owner == 0 {
+            return Err(TrySendError::Detached(()));
+        }
+        if channel.disconnects()
+            && let Some(peer) = channel.nobody_left(Side::Receiver)
+        {
+            let closed = channel.is_closing();
+            return Err(if closed {
+                TrySendError::Closed(())
+            } else {
+                TrySendError::Disconnected { message: (), peer }
+            });
+        }
+        Ok(owner)
+    }
+
+    #[cold]
+    pub(super) fn refusal(&self, refused: Refused) -> TrySendError<()> {
+        let channel = &self.end.queue.channel;
+        match refused {
+            Refused::Full if channel.is_closing() => TrySendError::Closed(()),
+            Refused::Full => {
+                if self.end.cursor.in_vain() {
+                    channel.attached().look();
+                }
+                TrySendError::Full(())
+            }
+            Refused::Closed => {
+                // A receiver may be waiting to learn whether something comes from the claim.
+                channel.wake_everybody();
+                TrySendError::Closed(())
+            }
+        }
+    }
+
+    /// See [`Queue::close`].
+    pub fn close(&self) {
+        self.end.queue.close();
+    }
+
+    /// The queue this end belongs to.
+    #[must_use]
+    pub fn queue(&self) -> &Queue<M> {
+        &self.end.queue
     }
 }
 
@@ -50,7 +103,7 @@ impl<T: Pod> Sender<T> {
     /// Claims a slot.
     #[inline(always)]
     fn claim(&self) -> Result<Claim, TrySendError<()>> {
-        let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
+        let Endpoint { queue: Queue { channel, ring, .. }, cursor, .. } = &self.end;
         match channel.known_id() {
             owner @ 1.. if channel.is_plain() => {
                 ring.reserve(cursor, owner, FenceMode::Asymmetric).map_err(|refused| self.refusal(refused))
@@ -63,7 +116,7 @@ impl<T: Pod> Sender<T> {
     #[inline(never)]
     fn claim_with_care(&self) -> Result<Claim, TrySendError<()>> {
         let owner = self.owner()?;
-        let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
+        let Endpoint { queue: Queue { channel, ring, .. }, cursor, .. } = &self.end;
         ring.reserve(cursor, owner, channel.mode()).map_err(|refused| self.refusal(refused))
     }
 
@@ -85,53 +138,14 @@ impl<T: Pod> Sender<T> {
     /// Sends, but for the notification, as many of `values` as there is room for in one run.
     fn push_run(&self, values: &[T]) -> Result<usize, TrySendError<()>> {
         let owner = self.owner()?;
-        let Endpoint { queue: Queue { channel, ring }, cursor, .. } = &self.end;
+        let Endpoint { queue: Queue { channel, ring, .. }, cursor, .. } = &self.end;
         ring.push_run(cursor, owner, channel.mode(), values).map_err(|refused| self.refusal(refused))
-    }
-
-    /// Who we are, unless there is nobody to send to.
-    fn owner(&self) -> Result<u16, TrySendError<()>> {
-        let channel = &self.end.queue.channel;
-        let owner = channel.attached().id();
-        if owner == 0 {
-            return Err(TrySendError::Detached(()));
-        }
-        if channel.disconnects()
-            && let Some(peer) = channel.nobody_left(Side::Receiver)
-        {
-            let closed = channel.is_closing();
-            return Err(if closed {
-                TrySendError::Closed(())
-            } else {
-                TrySendError::Disconnected { message: (), peer }
-            });
-        }
-        Ok(owner)
-    }
-
-    #[cold]
-    fn refusal(&self, refused: Refused) -> TrySendError<()> {
-        let channel = &self.end.queue.channel;
-        match refused {
-            Refused::Full if channel.is_closing() => TrySendError::Closed(()),
-            Refused::Full => {
-                if self.end.cursor.in_vain() {
-                    channel.attached().look();
-                }
-                TrySendError::Full(())
-            }
-            Refused::Closed => {
-                // A receiver may be waiting to learn whether something comes from the claim.
-                channel.wake_everybody();
-                TrySendError::Closed(())
-            }
-        }
     }
 
     /// The slow path of every blocking send: waits for a slot.
     #[inline(never)]
     fn claim_until(&self, deadline: Option<Deadline>) -> Result<Claim, SendTimeoutError<()>> {
-        let Endpoint { queue: Queue { channel, ring }, cursor, pace, .. } = &self.end;
+        let Endpoint { queue: Queue { channel, ring, .. }, cursor, pace, .. } = &self.end;
         pace.rest(cursor.position(), ring.capacity());
         let claim = channel.send_blocking(pace, deadline, || self.claim());
         // Slots are released in any order, and filled in one: whoever was woken for a slot behind one that is still being
@@ -264,6 +278,7 @@ impl<T: Pod> Sender<T> {
             None | Some(TrySendError::Full(())) => Ok(0),
             Some(TrySendError::Closed(())) => Err(SendError::Closed(())),
             Some(TrySendError::Disconnected { message, peer }) => Err(SendError::Disconnected { message, peer }),
+            Some(TrySendError::TooLarge { message, len, max }) => Err(SendError::TooLarge { message, len, max }),
             Some(TrySendError::Detached(())) => Err(SendError::Detached(())),
         }
     }
@@ -284,16 +299,5 @@ impl<T: Pod> Sender<T> {
             sent += more.map_err(|reason| SendSliceError { sent, reason })?;
         }
         Ok(())
-    }
-
-    /// See [`Queue::close`].
-    pub fn close(&self) {
-        self.end.queue.close();
-    }
-
-    /// The queue this end belongs to.
-    #[must_use]
-    pub fn queue(&self) -> &Queue<T> {
-        &self.end.queue
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod owned;
 pub(crate) mod spsc;
+pub(crate) mod transfer;
 
 use core::mem::{align_of, size_of};
 

@@ -160,6 +160,8 @@ pub(crate) struct Words {
     slots: NonNull<u8>,
     stride: usize,
     mask: u64,
+    /// Whether a run is one message, which nobody takes a part of.
+    whole: bool,
     /// The bits of a position that change where a hint is bumped.
     hinted: u64,
 }
@@ -222,7 +224,12 @@ impl Words {
     pub(crate) unsafe fn new(header: NonNull<Header>, slots: NonNull<u8>, stride: usize, capacity: u64) -> Self {
         debug_assert!(capacity.is_power_of_two());
         let hinted = !(HINT_PERIOD.min(capacity) - 1);
-        Self { header, slots, stride, mask: capacity - 1, hinted }
+        Self { header, slots, stride, mask: capacity - 1, whole: false, hinted }
+    }
+
+    /// The same, with runs that stay whole: each is one message.
+    pub(crate) fn of_whole_runs(self) -> Self {
+        Self { whole: true, ..self }
     }
 
     pub(crate) fn capacity(&self) -> u64 {
@@ -354,10 +361,7 @@ impl Words {
 
     /// Leaves a message that was claimed for reading to another receiver, as if we had died.
     pub(crate) fn give_back(&self, claim: Claim) {
-        let orphan = self.at(claim.position, 0, state::ORPHAN, 0);
-        // Release: the next reader comes after us. Only the owner leaves READING.
-        self.word(claim.position).store(orphan.0, Ordering::Release);
-        self.announce_orphans();
+        self.give_back_run(&Run::single(claim));
     }
 
     fn announce_orphans(&self) {
@@ -394,6 +398,12 @@ impl<T: Copy> Owned<T> {
         // SAFETY: the caller's contract.
         let words = unsafe { Words::new(header, slots, Element::<T>::SLOT_STRIDE, capacity) };
         Self { words, marker: PhantomData }
+    }
+
+    /// The same, with runs that stay whole.
+    #[cfg(not(loom))]
+    pub(crate) fn of_whole_runs(self) -> Self {
+        Self { words: self.words.of_whole_runs(), ..self }
     }
 
     /// As [`Words::address`], with a stride that the compiler knows.

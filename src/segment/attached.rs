@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::event::{LOOK, Surroundings};
 use crate::ids::Ids;
 use crate::layout::{FLAG_ANONYMOUS, FLAG_PERSIST, LINE, NAME_BYTES, standing};
-use crate::object::{Object, Shape};
+use crate::object::{ElementType, Object, Shape};
 use crate::primitive::private::{AtomicBool, AtomicU32, AtomicU64};
 use crate::primitive::{FenceMode, Ordering};
 use crate::ring::Header;
@@ -554,8 +554,9 @@ impl Wanted {
             return Err(Error::KindMismatch { name: name(), expected: wanted.kind, found: has.kind });
         }
         let layout = |shape: &Shape| {
-            let second = shape.second.as_ref().map(|t| (t.size, t.align));
-            (shape.element_text(), shape.element.size, shape.element.align, second)
+            // How large the blocks are, only the creator decides.
+            let size = |t: &ElementType| (if t.bytes { 1 } else { t.size }, t.align, t.bytes);
+            (shape.element_text(), size(&shape.element), shape.second.as_ref().map(size))
         };
         if layout(wanted) != layout(has) {
             let text = |shape: &Shape| format!("{} ({} bytes)", shape.element_text(), shape.element.size);

@@ -157,7 +157,7 @@ fn info(view: &View, object: &Object) -> ObjectInfo {
     let owned = matches!(object.shape.kind, Kind::Queue | Kind::SharedPipe);
     let depth = view.rings(object).map(|ring| match owned {
         true => ring.words.len(),
-        false => spsc::len(ring.header, object.shape.capacity),
+        false => spsc::len(ring.header, ring.ring.slots),
     });
     let closed =
         view.rings(object).map(|ring| ring.header.control.closed.load(Ordering::Relaxed) != 0).reduce(|a, b| a && b);

@@ -10,7 +10,7 @@ use crate::layout::{
     Entry, EntryFields, FLAG_ANONYMOUS, FLAG_PERSIST, Geometry, LIFE_BYTES, LINE, MAGIC, MAX_OBJECTS, MAX_PARTICIPANTS,
     Participant, SegmentHeader, TARGET, Tenure, VERSION, round_up, standing,
 };
-use crate::object::Object;
+use crate::object::{Object, Ring};
 use crate::primitive::{AtomicU32, FenceMode, Ordering};
 use crate::ring::{Header, owned::Words};
 use crate::sys::file;
@@ -257,13 +257,14 @@ impl View {
 
     /// The rings of a checked object, without their element types.
     pub(crate) fn rings<'a>(&'a self, object: &'a Object) -> impl Iterator<Item = RingView<'a>> + 'a {
-        object.rings().map(move |(offset, stride)| {
-            let header = self.at(offset).cast::<Header>();
-            let slots = self.at(offset + size_of::<Header>());
-            // SAFETY: a checked object's rings lie inside the segment, and its capacity is a power of two.
-            let words = unsafe { Words::new(header, slots, stride, object.shape.capacity) };
+        object.rings().map(move |ring| {
+            let header = self.at(ring.offset).cast::<Header>();
+            let slots = self.at(ring.offset + size_of::<Header>());
+            // SAFETY: a checked object's rings lie inside the segment, and their capacity is a power of two.
+            let words = unsafe { Words::new(header, slots, ring.stride, ring.slots) };
+            let words = if ring.data.is_some() { words.of_whole_runs() } else { words };
             // SAFETY: inside the mapping, which the borrow keeps; all fields are atomics.
-            RingView { header: unsafe { header.as_ref() }, words }
+            RingView { header: unsafe { header.as_ref() }, words, ring }
         })
     }
 }
@@ -273,4 +274,5 @@ pub(crate) struct RingView<'a> {
     pub(crate) header: &'a Header,
     /// Only meaningful for MPMC rings.
     pub(crate) words: Words,
+    pub(crate) ring: Ring,
 }

@@ -7,30 +7,33 @@ use bytemuck::Pod;
 
 #[cfg(doc)]
 use super::Sender;
-use super::{Endpoint, GetUp, RecvGuard, SliceGuard, SpscQueue};
+use super::{Endpoint, GetUp, Partial, RecvGuard, SliceGuard, SpscQueue};
 use crate::channel::no_deadline_recv;
 use crate::deadline::Deadline;
 use crate::error::{RecvError, RecvTimeoutError, TryRecvError};
+use crate::message::Message;
 use crate::ring::spsc::Position;
 use crate::seat::Seat;
 use crate::segment::Side;
 
 /// The receiving end of an [`SpscQueue`] or of one direction of a [`Pipe`](crate::Pipe). Dropping it tells the sender.
-pub struct Receiver<T: Pod> {
+pub struct Receiver<M: Message + ?Sized> {
     pub(super) position: Position,
-    pub(super) end: Endpoint<T>,
+    /// If the messages are bytes: a message that this end has in hand.
+    pub(super) partial: Option<Partial>,
+    pub(super) end: Endpoint<M>,
 }
 
-impl<T: Pod> fmt::Debug for Receiver<T> {
+impl<M: Message + ?Sized> fmt::Debug for Receiver<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Receiver").field("queue", &self.end.queue).finish()
     }
 }
 
-impl<T: Pod> Endpoint<T> {
+impl<M: Message + ?Sized> Endpoint<M> {
     /// Checks that this end is ours and how many messages there are; an error if none is and none will come.
     #[inline(always)]
-    fn ready(&self, position: &mut Position, wanted: u64) -> Result<u64, TryRecvError> {
+    pub(super) fn ready(&self, position: &mut Position, wanted: u64) -> Result<u64, TryRecvError> {
         if !self.is_ours() {
             self.reseat_receiver(position)?;
         }
@@ -51,7 +54,7 @@ impl<T: Pod> Endpoint<T> {
     /// Why there is nothing. The reason must be true *before* the decisive look at the ring.
     #[cold]
     fn ready_or_reason(&self, position: &mut Position, wanted: u64) -> Result<u64, TryRecvError> {
-        let SpscQueue { channel, ring } = &self.queue;
+        let SpscQueue { channel, ring, .. } = &self.queue;
         let closed = channel.is_closed();
         let sender = Seat::of(&channel.header().roles, Side::Sender);
         let gone = if channel.disconnects() { sender.departure() } else { None };
@@ -68,11 +71,48 @@ impl<T: Pod> Endpoint<T> {
             ready => Ok(ready),
         }
     }
+}
 
+impl<M: Message + ?Sized> Receiver<M> {
+    /// Whether a message is there: the first look of every blocking receive.
+    #[inline(always)]
+    fn is_ready(&mut self, wanted: u64) -> bool {
+        self.end.rest(&self.position);
+        self.end.ready(&mut self.position, wanted).is_ok()
+    }
+
+    /// The slow path of every blocking receive: waits until a message is there.
+    #[inline(never)]
+    fn ready_until(&mut self, wanted: u64, deadline: Option<Deadline>) -> Result<(), RecvTimeoutError> {
+        let Self { position, end, .. } = self;
+        let attempt = || end.ready(position, wanted).map(drop);
+        end.queue.channel.receive_blocking(&end.pace, deadline, attempt)
+    }
+
+    /// Whether a message is there, waiting for one for at most `timeout`; it is not taken. `true` also when the other end
+    /// is gone, since a receive would not wait then.
+    pub fn poll(&mut self, timeout: Duration) -> bool {
+        let in_hand = matches!(self.partial, Some(Partial::All(_)));
+        in_hand || !matches!(self.ready_until(1, Deadline::after(timeout)), Err(RecvTimeoutError::Timeout))
+    }
+
+    /// Gives the seat up without telling the sender, so that another thread or process can take it and go on.
+    pub fn release(self) {
+        self.end.get_up(GetUp::HandOver);
+    }
+
+    /// The queue this end belongs to.
+    #[must_use]
+    pub fn queue(&self) -> &SpscQueue<M> {
+        &self.end.queue
+    }
+}
+
+impl<T: Pod> Endpoint<T> {
     /// Takes a message that is ready.
     #[inline(always)]
     fn take(&self, position: &mut Position) -> T {
-        let SpscQueue { channel, ring } = &self.queue;
+        let SpscQueue { channel, ring, .. } = &self.queue;
         let value = ring.read(position);
         ring.release(position, 1);
         channel.released(1);
@@ -84,7 +124,7 @@ impl<T: Pod> Endpoint<T> {
             return Ok(0);
         }
         let count = self.ready(position, most as u64)?.min(most as u64);
-        let SpscQueue { channel, ring } = &self.queue;
+        let SpscQueue { channel, ring, .. } = &self.queue;
         ring.read_many(position, count, buffer);
         ring.release(position, count);
         channel.released(count as usize);
@@ -101,21 +141,6 @@ impl<T: Pod> Receiver<T> {
     pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
         self.end.ready(&mut self.position, 1)?;
         Ok(self.end.take(&mut self.position))
-    }
-
-    /// Whether a message is there: the first look of every blocking receive.
-    #[inline(always)]
-    fn is_ready(&mut self, wanted: u64) -> bool {
-        self.end.rest(&self.position);
-        self.end.ready(&mut self.position, wanted).is_ok()
-    }
-
-    /// The slow path of every blocking receive: waits until a message is there.
-    #[inline(never)]
-    fn ready_until(&mut self, wanted: u64, deadline: Option<Deadline>) -> Result<(), RecvTimeoutError> {
-        let Self { position, end } = self;
-        let attempt = || end.ready(position, wanted).map(drop);
-        end.queue.channel.receive_blocking(&end.pace, deadline, attempt)
     }
 
     /// Receives, waiting for a message as long as it takes: spinning for some microseconds, then asleep.
@@ -209,12 +234,6 @@ impl<T: Pod> Receiver<T> {
         Ok(SliceGuard::new(self, ready))
     }
 
-    /// Whether a message is there, waiting for one for at most `timeout`; it is not taken. `true` also when the other end
-    /// is gone, since a receive would not wait then.
-    pub fn poll(&mut self, timeout: Duration) -> bool {
-        !matches!(self.ready_until(1, Deadline::after(timeout)), Err(RecvTimeoutError::Timeout))
-    }
-
     /// Appends at most `most` of the messages that are there now to `buffer` and says how many.
     ///
     /// # Errors
@@ -228,7 +247,7 @@ impl<T: Pod> Receiver<T> {
     /// # Errors
     /// As for [`Receiver::recv`].
     pub fn recv_many(&mut self, buffer: &mut Vec<T>, most: usize) -> Result<usize, RecvError> {
-        let Self { position, end } = self;
+        let Self { position, end, .. } = self;
         end.rest(position);
         let attempt = || end.try_recv_many(position, buffer, most);
         no_deadline_recv(end.queue.channel.receive_blocking(&end.pace, None, attempt))
@@ -242,16 +261,5 @@ impl<T: Pod> Receiver<T> {
     /// Messages that are there now.
     pub fn try_iter(&mut self) -> impl Iterator<Item = T> + '_ {
         core::iter::from_fn(|| self.try_recv().ok())
-    }
-
-    /// Gives the seat up without telling the sender, so that another thread or process can take it and go on.
-    pub fn release(self) {
-        self.end.get_up(GetUp::HandOver);
-    }
-
-    /// The queue this end belongs to.
-    #[must_use]
-    pub fn queue(&self) -> &SpscQueue<T> {
-        &self.end.queue
     }
 }

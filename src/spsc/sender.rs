@@ -9,30 +9,31 @@ use super::{Endpoint, GetUp, Reservation, SliceReservation, SpscQueue};
 use crate::channel::no_deadline;
 use crate::deadline::Deadline;
 use crate::error::{SendError, SendSliceError, SendTimeoutError, TrySendError};
+use crate::message::Message;
 use crate::ring::spsc::Position;
 use crate::seat::Seat;
 use crate::segment::Side;
 
 /// The sending end of an [`SpscQueue`] or of one direction of a [`Pipe`](crate::Pipe). Dropping it tells the receiver.
-pub struct Sender<T: Pod> {
+pub struct Sender<M: Message + ?Sized> {
     pub(super) position: Position,
-    pub(super) end: Endpoint<T>,
+    pub(super) end: Endpoint<M>,
 }
 
-impl<T: Pod> fmt::Debug for Sender<T> {
+impl<M: Message + ?Sized> fmt::Debug for Sender<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sender").field("queue", &self.end.queue).finish()
     }
 }
 
-impl<T: Pod> Endpoint<T> {
+impl<M: Message + ?Sized> Endpoint<M> {
     /// Checks that this end is ours, that somebody may still receive, and how much room there is, `wanted` or less.
     #[inline(always)]
-    fn room(&self, position: &mut Position, wanted: u64) -> Result<u64, SendError<()>> {
+    pub(super) fn room(&self, position: &mut Position, wanted: u64) -> Result<u64, SendError<()>> {
         if !self.is_ours() {
             self.reseat_sender(position)?;
         }
-        let SpscQueue { channel, ring } = &self.queue;
+        let SpscQueue { channel, ring, .. } = &self.queue;
         if channel.is_closing() {
             return Err(SendError::Closed(()));
         }
@@ -48,13 +49,13 @@ impl<T: Pod> Endpoint<T> {
     #[cold]
     fn reseat_sender(&self, position: &mut Position) -> Result<(), SendError<()>> {
         self.sit_again().map_err(|_| SendError::Detached(()))?;
-        *position = self.queue.ring.sender_position();
+        *position = self.sender_position();
         Ok(())
     }
 
     /// As `room`; an error if there is none.
     #[inline(always)]
-    fn try_room(&self, position: &mut Position, wanted: u64) -> Result<u64, TrySendError<()>> {
+    pub(super) fn try_room(&self, position: &mut Position, wanted: u64) -> Result<u64, TrySendError<()>> {
         match self.room(position, wanted)? {
             0 => {
                 self.in_vain();
@@ -63,11 +64,51 @@ impl<T: Pod> Endpoint<T> {
             room => Ok(room),
         }
     }
+}
 
+impl<M: Message + ?Sized> Sender<M> {
+    /// Whether there is room: the first look of every blocking send.
+    #[inline(always)]
+    fn has_room(&mut self, wanted: u64) -> bool {
+        self.end.rest(&self.position);
+        self.end.try_room(&mut self.position, wanted).is_ok()
+    }
+
+    /// The slow path of every blocking send: waits until there is room.
+    #[inline(never)]
+    fn room_until(&mut self, wanted: u64, deadline: Option<Deadline>) -> Result<(), SendTimeoutError<()>> {
+        let Self { position, end } = self;
+        let attempt = || end.try_room(position, wanted).map(drop);
+        end.queue.channel.send_blocking(&end.pace, deadline, attempt)
+    }
+
+    /// Ends the queue: sends fail with `Closed`, the receiver gets what is there and then `Closed`.
+    pub fn close(&mut self) {
+        self.end.queue.channel.close();
+    }
+
+    /// Gives the seat up as if it had never been taken.
+    pub(crate) fn undo(self) {
+        self.end.get_up(GetUp::Undo);
+    }
+
+    /// Gives the seat up without telling the receiver, so that another thread or process can take it and go on.
+    pub fn release(self) {
+        self.end.get_up(GetUp::HandOver);
+    }
+
+    /// The queue this end belongs to.
+    #[must_use]
+    pub fn queue(&self) -> &SpscQueue<M> {
+        &self.end.queue
+    }
+}
+
+impl<T: Pod> Endpoint<T> {
     /// Sends a message for which there is room.
     #[inline(always)]
     fn put(&self, position: &mut Position, value: &T) {
-        let SpscQueue { channel, ring } = &self.queue;
+        let SpscQueue { channel, ring, .. } = &self.queue;
         ring.write(position, value);
         ring.commit(position, 1);
         channel.committed(1);
@@ -81,7 +122,7 @@ impl<T: Pod> Endpoint<T> {
         let wanted = values.len() as u64;
         let count = self.room(position, wanted)?.min(wanted);
         if count > 0 {
-            let SpscQueue { channel, ring } = &self.queue;
+            let SpscQueue { channel, ring, .. } = &self.queue;
             ring.write_many(position, &values[..count as usize]);
             ring.commit(position, count);
             channel.committed(count as usize);
@@ -104,21 +145,6 @@ impl<T: Pod> Sender<T> {
             }
             Err(refusal) => Err(refusal.with(value)),
         }
-    }
-
-    /// Whether there is room: the first look of every blocking send.
-    #[inline(always)]
-    fn has_room(&mut self, wanted: u64) -> bool {
-        self.end.rest(&self.position);
-        self.end.try_room(&mut self.position, wanted).is_ok()
-    }
-
-    /// The slow path of every blocking send: waits until there is room.
-    #[inline(never)]
-    fn room_until(&mut self, wanted: u64, deadline: Option<Deadline>) -> Result<(), SendTimeoutError<()>> {
-        let Self { position, end } = self;
-        let attempt = || end.try_room(position, wanted).map(drop);
-        end.queue.channel.send_blocking(&end.pace, deadline, attempt)
     }
 
     /// Sends, waiting for room as long as it takes: spinning for some microseconds, then asleep.
@@ -272,26 +298,5 @@ impl<T: Pod> Sender<T> {
             Ok(())
         });
         no_deadline(all).map_err(|reason| SendSliceError { sent, reason })
-    }
-
-    /// Ends the queue: sends fail with `Closed`, the receiver gets what is there and then `Closed`.
-    pub fn close(&mut self) {
-        self.end.queue.channel.close();
-    }
-
-    /// Gives the seat up as if it had never been taken.
-    pub(crate) fn undo(self) {
-        self.end.get_up(GetUp::Undo);
-    }
-
-    /// Gives the seat up without telling the receiver, so that another thread or process can take it and go on.
-    pub fn release(self) {
-        self.end.get_up(GetUp::HandOver);
-    }
-
-    /// The queue this end belongs to.
-    #[must_use]
-    pub fn queue(&self) -> &SpscQueue<T> {
-        &self.end.queue
     }
 }

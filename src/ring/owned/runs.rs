@@ -2,7 +2,7 @@
 //! slot of an end that meets nobody.
 
 use super::{Claim, Cursor, Empty, ORPHAN_TRIES, Owned, Refused, Relation, Walk, Words};
-use crate::layout::state;
+use crate::layout::{SlotWord, state};
 use crate::primitive::{FenceMode, Ordering};
 use crate::ring::Slot;
 
@@ -10,10 +10,10 @@ use crate::ring::Slot;
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Run {
-    position: u64,
+    pub(super) position: u64,
     /// How many more there are than the first.
-    extra: u64,
-    owner: u16,
+    pub(super) extra: u64,
+    pub(super) owner: u16,
 }
 
 impl Run {
@@ -21,9 +21,20 @@ impl Run {
         self.extra as usize + 1
     }
 
+    /// Where it begins.
+    #[cfg(not(loom))]
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
     /// Its offsets, in the order in which they are given to others: they look at the first one only.
     fn first_one_last(&self) -> impl Iterator<Item = u64> + use<> {
         (1..=self.extra).chain([0])
+    }
+
+    /// A claim as a run of one. Who has made it matters only to runs.
+    pub(super) fn single(claim: Claim) -> Self {
+        Self { position: claim.position, extra: 0, owner: 0 }
     }
 
     /// A run of one.
@@ -46,6 +57,11 @@ impl Words {
     /// ring is full.
     #[inline(never)]
     pub(crate) fn claim_free_run(&self, cursor: &Cursor, owner: u16, most: usize) -> Option<Run> {
+        self.claim_free_runs(cursor, owner, 1, most)
+    }
+
+    /// As `claim_free_run`; `None` also when there are fewer than `least`.
+    fn claim_free_runs(&self, cursor: &Cursor, owner: u16, least: usize, most: usize) -> Option<Run> {
         let mut walk = Walk::new(cursor.next.load(Ordering::Relaxed), &self.header().tail);
         for _ in 0..self.budget() {
             let position = walk.position;
@@ -53,6 +69,13 @@ impl Words {
             match self.relate(word, position) {
                 Relation::Same if word.state() == state::FREE => {
                     let extra = self.count_free(position, most) - 1;
+                    if extra + 1 < least as u64 {
+                        // Unless somebody has claimed the first one meanwhile, and the others with it.
+                        if self.load(position) == word {
+                            return None;
+                        }
+                        continue;
+                    }
                     let taken = self.at(position, extra, state::WRITING, owner);
                     // The looks have Acquired the releases that freed these slots.
                     let claim =
@@ -84,20 +107,29 @@ impl Words {
         1 + (1..most).take_while(is_free).count() as u64
     }
 
-    /// Claims up to `most` slots in a row for writing, unless the ring is closed.
+    /// Claims up to `most` slots in a row for writing, but at least `least`, unless the ring is closed.
     pub(crate) fn reserve_run(
         &self,
         cursor: &Cursor,
         owner: u16,
         mode: FenceMode,
+        least: usize,
         most: usize,
     ) -> Result<Run, Refused> {
-        let Some(run) = self.claim_free_run(cursor, owner, most) else { return Err(Refused::Full) };
+        let Some(run) = self.claim_free_runs(cursor, owner, least, most) else { return Err(Refused::Full) };
         if self.is_closing_after_claim(mode) {
             self.free_run(&run);
             return Err(Refused::Closed);
         }
         Ok(run)
+    }
+
+    /// Leaves a run that was claimed for reading to another receiver, as if we had died; in a ring of whole runs, or a single one.
+    pub(crate) fn give_back_run(&self, run: &Run) {
+        let orphan = self.at(run.position, run.extra, state::ORPHAN, 0);
+        // Release: the next reader comes after us. Only the owner leaves READING.
+        self.word(run.position).store(orphan.0, Ordering::Release);
+        self.announce_orphans();
     }
 
     /// Gives a run that was read back to the senders. Once it says DONE, all of it was received.
@@ -115,7 +147,7 @@ impl Words {
     }
 
     /// Frees a run, its first slot last, so that whoever sees that one free does not take the next ones for unclaimed.
-    fn free_run(&self, run: &Run) {
+    pub(super) fn free_run(&self, run: &Run) {
         for offset in run.first_one_last() {
             let position = run.position.wrapping_add(offset);
             // Release: as in `Owned::release`.
@@ -131,8 +163,8 @@ impl Words {
         let mut repairs = self.header().control.repairs.load(Ordering::Acquire);
         for _ in 0..ORPHAN_TRIES {
             if repairs != cursor.repairs.load(Ordering::Relaxed) {
-                if let Some(Claim { position }) = self.claim_orphan(owner)? {
-                    return Ok(Run { position, extra: 0, owner });
+                if let Some(run) = self.claim_orphan(owner)? {
+                    return Ok(run);
                 }
                 cursor.repairs.store(repairs, Ordering::Relaxed);
             }
@@ -233,7 +265,7 @@ impl Words {
 
     /// Claims the oldest message whose receiver died before its receive returned. `Err`: others were always faster.
     #[cold]
-    fn claim_orphan(&self, owner: u16) -> Result<Option<Claim>, Empty> {
+    fn claim_orphan(&self, owner: u16) -> Result<Option<Run>, Empty> {
         for _ in 0..ORPHAN_TRIES {
             // Laps wrap; the distance to the head hint's lap orders those that coexist.
             let head = self.header().head.load(Ordering::Relaxed);
@@ -243,10 +275,11 @@ impl Words {
                 .min_by_key(|(word, index)| (self.ahead(*word, head), *index));
             let Some((word, index)) = oldest else { return Ok(None) };
             let position = self.position(word, index);
-            let taken = self.at(position, 0, state::READING, owner);
+            let extra = if self.whole { self.extra(word) } else { 0 };
+            let taken = self.at(position, extra, state::READING, owner);
             // The look has Acquired the sweep's Release, and with it what the dead receiver left as it was.
             if self.word(index).compare_exchange(word.0, taken.0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                return Ok(Some(Claim { position }));
+                return Ok(Some(Run { position, extra, owner }));
             }
         }
         Err(Empty { pending: true })
@@ -262,7 +295,7 @@ impl<T: Copy> Owned<T> {
         mode: FenceMode,
         values: &[T],
     ) -> Result<usize, Refused> {
-        let run = self.reserve_run(cursor, owner, mode, values.len())?;
+        let run = self.reserve_run(cursor, owner, mode, 1, values.len())?;
         self.commit_run(&run, |slot, offset| {
             // SAFETY: every slot of a run is ours between the CAS on its first one and its commit.
             unsafe { slot.payload.write(&values[offset]) }
@@ -272,7 +305,7 @@ impl<T: Copy> Owned<T> {
 
     /// Publishes all of a run at once, after `write` has written each of its slots: what comes behind the first slot is not
     /// looked at before that is FULL.
-    fn commit_run(&self, run: &Run, write: impl Fn(&Slot<T>, usize)) {
+    pub(super) fn commit_run(&self, run: &Run, write: impl Fn(&Slot<T>, usize)) {
         for offset in run.first_one_last() {
             let position = run.position.wrapping_add(offset);
             let slot = self.slot(position);
@@ -286,5 +319,64 @@ impl<T: Copy> Owned<T> {
     pub(crate) fn read_run(&self, run: &Run) -> impl Iterator<Item = T> {
         // SAFETY: every slot of a run is ours until it is released; any bits are a `T` by the contract of `new`.
         (0..=run.extra).map(|offset| unsafe { self.slot(run.position.wrapping_add(offset)).payload.read() })
+    }
+}
+
+/// Rings of whole runs: the payload of the first slot is the message's own, the others have none. What is behind the first slot
+/// stays FREE in its lap until the run is freed, so that a commit is one store.
+impl Owned<u64> {
+    /// Claims `length` slots in a row for writing, unless the ring is closed.
+    #[inline]
+    pub(crate) fn reserve_whole(
+        &self,
+        cursor: &Cursor,
+        owner: u16,
+        mode: FenceMode,
+        length: usize,
+    ) -> Result<Run, Refused> {
+        if length == 1 {
+            let Claim { position } = self.reserve(cursor, owner, mode)?;
+            return Ok(Run { position, extra: 0, owner });
+        }
+        self.reserve_run(cursor, owner, mode, length, length)
+    }
+
+    /// Publishes a run with this payload.
+    #[inline]
+    pub(crate) fn commit_whole(&self, run: &Run, payload: u64) {
+        let slot = self.slot(run.position);
+        // SAFETY: the run is ours between the CAS on its first slot and this commit.
+        unsafe { slot.payload.write(&payload) }
+        // Release: whoever sees FULL sees the payload, and whatever else belongs to these slots. Only the owner leaves WRITING.
+        slot.word.store(self.at(run.position, run.extra, state::FULL, 0).0, Ordering::Release);
+    }
+
+    /// Claims the oldest message that is there.
+    #[inline]
+    pub(crate) fn claim_whole(&self, cursor: &Cursor, owner: u16) -> Result<Run, Empty> {
+        // As in `claim_full`, but for the length of the run.
+        let repairs = self.header().control.repairs.load(Ordering::Relaxed);
+        if repairs == cursor.repairs.load(Ordering::Relaxed) {
+            let position = cursor.next.load(Ordering::Relaxed);
+            let word = &self.slot(position).word;
+            let full = SlotWord(word.load(Ordering::Relaxed));
+            if self.single(full) == self.at(position, 0, state::FULL, 0) {
+                let extra = self.extra(full);
+                let taken = self.at(position, extra, state::READING, owner);
+                // AcqRel: as there.
+                if word.compare_exchange(full.0, taken.0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                    self.advance(cursor, &self.header().head, position.wrapping_add(extra + 1), false);
+                    return Ok(Run { position, extra, owner });
+                }
+            }
+        }
+        self.claim_full_run(cursor, owner, usize::MAX)
+    }
+
+    /// The payload of a run claimed by [`Owned::claim_whole`].
+    #[inline]
+    pub(crate) fn payload(&self, run: &Run) -> u64 {
+        // SAFETY: the run is ours until it is released; any bits are a number.
+        unsafe { self.slot(run.position).payload.read() }
     }
 }

@@ -45,9 +45,13 @@ impl Words {
             let first = self.position(word, index);
             let extra = self.extra(word).min(spare);
             spare -= extra;
+            // A message that is due again keeps its run.
+            let stays = self.whole && matches!(fate, Fate::Orphan);
+            let inner = if stays { 0 } else { extra };
             // The owner's word last: until then the next repairer does it again, and nobody looks at the others.
-            let settled = (1..=extra).filter(|offset| self.settle_inner(first.wrapping_add(*offset), fate)).count();
-            let settled = settled as u64 + u64::from(self.settle(first, word, fate));
+            let settled = (1..=inner).filter(|offset| self.settle_inner(first.wrapping_add(*offset), fate)).count();
+            let settled_first = u64::from(self.settle(first, word, fate));
+            let settled = if self.whole { settled_first } else { settled as u64 + settled_first };
             match fate {
                 Fate::Abort => swept.aborted += settled,
                 Fate::Orphan => swept.orphaned += settled,
@@ -59,22 +63,18 @@ impl Words {
         swept
     }
 
-    /// Settles a slot of a run behind the first one, if its owner had not done so yet, nor another repairer: what was to become
-    /// a message is FREE or FULL, what was one is FULL.
+    /// Settles a slot of a run behind the first one, if its owner had not done so yet, nor another repairer: then it is FREE or
+    /// FULL in the lap of its position.
     fn settle_inner(&self, position: u64, fate: Fate) -> bool {
         let word = self.load(position);
-        let open = match word.state() {
-            state::FULL => true,
-            state::FREE => matches!(fate, Fate::Abort),
-            _ => false,
-        };
-        open && self.ahead(word, position) == 0 && self.settle(position, word, fate)
+        let open = matches!(word.state(), state::FREE | state::FULL) && self.ahead(word, position) == 0;
+        open && self.settle(position, word, fate)
     }
 
     fn settle(&self, position: u64, word: SlotWord, fate: Fate) -> bool {
         let next = match fate {
             Fate::Abort | Fate::Release => self.free(position.wrapping_add(self.capacity())),
-            Fate::Orphan => self.at(position, 0, state::ORPHAN, 0),
+            Fate::Orphan => self.at(position, if self.whole { self.extra(word) } else { 0 }, state::ORPHAN, 0),
         };
         // Release: whoever claims the slot next comes after the dead owner's accesses. The CAS cannot fail among honest peers:
         // only the dead owner or its repairer would change this word.
@@ -111,8 +111,8 @@ impl Words {
         self.walk(&self.header().head, |word| {
             let full = word.state() == state::FULL;
             count += u64::from(full);
-            // Each of a run is one.
-            if full { 1 } else { self.span(word) }
+            // Each of a run is one, unless it is whole.
+            if full && !self.whole { 1 } else { self.span(word) }
         });
         count.min(self.capacity())
     }

@@ -24,6 +24,8 @@
 //! |---|---|
 //! | messages, each to one of any number of receivers | [`Queue`], its [`Sender`] and [`Receiver`] |
 //! | messages from one sender to one receiver, as fast as possible | [`SpscQueue`], [`spsc::Sender`], [`spsc::Receiver`] |
+//! | messages of any length | [`Queue<[u8]>`](Queue), [`SpscQueue<[u8]>`](SpscQueue), [`Grant`], [`Frame`] |
+//! | objects: strings, vectors, enums, whatever serde knows | `Queue<Object<T>>`, with the feature `serde` |
 //! | a conversation between two | [`Pipe::pair`], [`Pipe::create`], [`Pipe::connect`] |
 //! | a conversation between two groups | [`Pipe::shared`] |
 //! | a number, a flag | [`Value`] |
@@ -54,6 +56,9 @@
 //! ```
 //!
 //! (with `#[bytemuck(crate = "gimmal::bytemuck")]`, or `bytemuck` among your own dependencies).
+//!
+//! Or they are `[u8]`: bytes, of any number, for which [`Message`] stands as well. A pipe may carry bytes one way and something else
+//! the other.
 //!
 //! # What is promised
 //!
@@ -127,6 +132,8 @@ mod ring;
 mod seat;
 #[cfg(not(loom))]
 mod segment;
+#[cfg(all(feature = "serde", not(loom)))]
+mod serialized;
 #[cfg(not(loom))]
 mod spin;
 #[cfg(not(loom))]
@@ -157,3 +164,6 @@ pub use self::{
     spsc::SpscQueue,
     value::{Array, Value},
 };
+
+#[cfg(all(feature = "serde", not(loom)))]
+pub use self::serialized::{CodecError, Object, RecvObjectError, SendObjectError};

@@ -1,5 +1,6 @@
 //! [`Pipe`]: two ends, each of which sends and receives.
 
+mod bytes;
 mod end;
 mod shared;
 

@@ -206,6 +206,7 @@ impl Channel {
                 ControlFlow::Break(Err(SendTimeoutError::TooLarge { message, len, max }))
             }
             Err(TrySendError::Detached(())) => ControlFlow::Break(Err(SendTimeoutError::Detached(()))),
+            Err(TrySendError::NoSpace(())) => ControlFlow::Break(Err(SendTimeoutError::NoSpace(()))),
         });
         sent.unwrap_or(Err(SendTimeoutError::Timeout(())))
     }
@@ -252,6 +253,7 @@ pub(crate) fn no_deadline<R, T>(result: Result<R, SendTimeoutError<T>>) -> Resul
         SendTimeoutError::Closed(v) => SendError::Closed(v),
         SendTimeoutError::Disconnected { message, peer } => SendError::Disconnected { message, peer },
         SendTimeoutError::TooLarge { message, len, max } => SendError::TooLarge { message, len, max },
+        SendTimeoutError::NoSpace(v) => SendError::NoSpace(v),
         SendTimeoutError::Detached(v) | SendTimeoutError::Timeout(v) => SendError::Detached(v),
     })
 }

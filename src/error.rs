@@ -231,7 +231,7 @@ impl fmt::Display for Error {
             Self::NotGimmal { reason } => write!(f, "not a gimmal segment: {reason}"),
             Self::Truncated { expected, found } => write!(
                 f,
-                "the segment should have {expected} bytes and its file has {found}: somebody cut or grew it; remove it and create it anew"
+                "the segment should have {expected} bytes and its file has {found}: somebody cut it; remove it and create it anew"
             ),
             Self::Version { expected, found } => write!(
                 f,
@@ -244,7 +244,7 @@ impl fmt::Display for Error {
             Self::Corrupt { what } => write!(f, "the segment is corrupt: {what}; remove it and create it anew"),
             Self::NotSealed => write!(
                 f,
-                "the descriptor is not a memfd sealed with F_SEAL_SHRINK and F_SEAL_GROW: pass one that Segment::anonymous made, or open named segments by name"
+                "the descriptor is not a memfd sealed with F_SEAL_SHRINK: pass one that Segment::anonymous made, or open named segments by name"
             ),
             Self::Fence => write!(
                 f,
@@ -335,6 +335,7 @@ macro_rules! reasons {
     (Empty) => { "the queue is empty" };
     (Timeout) => { "the time is up" };
     (Closed) => { "the queue is closed" };
+    (NoSpace) => { "the system has no memory left for the queue: make /dev/shm larger, free some of it (gimmal clean), or receive first" };
     (Detached) => { "this process is not attached: it was forked and could not join the segment, or the exclusive end belongs to another process" };
 }
 
@@ -437,15 +438,16 @@ macro_rules! send_errors {
         pub fn is_closed(&self) -> bool { matches!(self, Self::Closed(_)) }
     };
     (@test Detached) => {};
+    (@test NoSpace) => {};
 }
 
 send_errors! {
     /// Why a `try_send` did not send.
-    TrySendError { Full, Closed, Detached }
+    TrySendError { Full, Closed, Detached, NoSpace }
     /// Why a `send` gave up.
-    SendError { Closed, Detached }
+    SendError { Closed, Detached, NoSpace }
     /// Why a `send_timeout` or `send_deadline` gave up.
-    SendTimeoutError { Timeout, Closed, Detached }
+    SendTimeoutError { Timeout, Closed, Detached, NoSpace }
 }
 
 /// Errors of receives.
@@ -601,6 +603,7 @@ macro_rules! widen {
                     $from::Disconnected { message, peer } => Self::Disconnected { message, peer },
                     $from::TooLarge { message, len, max } => Self::TooLarge { message, len, max },
                     $from::Detached(value) => Self::Detached(value),
+                    $from::NoSpace(value) => Self::NoSpace(value),
                 }
             }
         }

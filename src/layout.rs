@@ -41,6 +41,8 @@ pub(crate) const ENTRY_SIMPLEX: u32 = 2;
 /// The messages are bytes, of any number; the same for a pipe's second direction.
 pub(crate) const ENTRY_BYTES: u32 = 4;
 pub(crate) const ENTRY_BYTES_2: u32 = 8;
+/// A queue whose slots lie behind the end of the segment, and have memory only where there are messages.
+pub(crate) const ENTRY_UNBOUNDED: u32 = 16;
 
 /// Bytes that can be mapped by themselves, whatever the page size of a kernel for this target.
 pub(crate) const MAP_UNIT: usize = if cfg!(target_arch = "x86_64") { 4 << 10 } else { 64 << 10 };
@@ -196,13 +198,15 @@ pub(crate) struct EntryFields {
     pub(crate) capacity: u64,
     pub(crate) element_size: u32,
     pub(crate) element_align: u32,
-    /// A pipe's second direction; 0 elsewhere.
+    /// A pipe's second direction. Of a queue without a bound: chunks that may have memory at once, and the logarithm of the slots
+    /// of a chunk. 0 elsewhere.
     pub(crate) element_size_2: u32,
     pub(crate) element_align_2: u32,
     pub(crate) name: [u8; 64],
     /// `u64`, `Order`; for a pipe `Ball -> Score`. The first byte of each text is its length.
     pub(crate) element: [u8; 64],
-    pub(crate) reserved: u64,
+    /// Where the slots of a queue without a bound begin in the file; 0 elsewhere.
+    pub(crate) region: u64,
 }
 
 #[cfg(not(loom))]

@@ -24,6 +24,7 @@
 //! |---|---|
 //! | messages, each to one of any number of receivers | [`Queue`], its [`Sender`] and [`Receiver`] |
 //! | messages from one sender to one receiver, as fast as possible | [`SpscQueue`], [`spsc::Sender`], [`spsc::Receiver`] |
+//! | a queue that never makes its senders wait | [`Queue::unbounded`] |
 //! | messages of any length | [`Queue<[u8]>`](Queue), [`SpscQueue<[u8]>`](SpscQueue), [`Grant`], [`Frame`] |
 //! | objects: strings, vectors, enums, whatever serde knows | `Queue<Object<T>>`, with the feature `serde` |
 //! | a conversation between two | [`Pipe::pair`], [`Pipe::create`], [`Pipe::connect`] |
@@ -127,6 +128,8 @@ mod primitive;
 pub mod process;
 #[cfg(not(loom))]
 mod queue;
+#[cfg(not(loom))]
+mod region;
 mod ring;
 #[cfg(not(loom))]
 mod seat;

@@ -181,7 +181,14 @@ impl<T: Pod> Lock<T> {
 
     fn shape() -> Shape {
         let () = Self::CHECK;
-        Shape { kind: Kind::Lock, flags: 0, capacity: 1, element: ElementType::of::<T>(), second: None }
+        Shape {
+            kind: Kind::Lock,
+            flags: 0,
+            capacity: 1,
+            element: ElementType::of::<T>(),
+            second: None,
+            unbounded: None,
+        }
     }
 
     fn at(attached: &Arc<Attached>, object: &Object) -> Self {

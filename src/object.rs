@@ -5,7 +5,8 @@ use std::fmt;
 
 use crate::error::Error;
 use crate::layout::{
-    BLOCK, ENTRY_BYTES, ENTRY_BYTES_2, ENTRY_SIMPLEX, EntryFields, LINE, MAP_UNIT, NAME_BYTES, round_up,
+    BLOCK, ENTRY_BYTES, ENTRY_BYTES_2, ENTRY_SIMPLEX, ENTRY_UNBOUNDED, EntryFields, LINE, MAP_UNIT, NAME_BYTES,
+    round_up,
 };
 use crate::ring;
 
@@ -103,7 +104,25 @@ pub(crate) struct Shape {
     pub(crate) element: ElementType,
     /// The second direction of a pipe.
     pub(crate) second: Option<ElementType>,
+    /// Of a queue without a bound: how it takes memory.
+    pub(crate) unbounded: Option<Unbounded>,
 }
+
+/// How a queue without a bound takes memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unbounded {
+    /// Chunks that may have memory at once.
+    pub(crate) limit: u32,
+    /// Slots of a chunk, the logarithm.
+    pub(crate) shift: u32,
+    /// Where its slots begin in the file, a multiple of [`MAP_UNIT`]; 0 before it is made.
+    pub(crate) offset: u64,
+}
+
+/// Chunks that a queue without a bound may have at most, so that their words stay few.
+const MOST_CHUNKS: u64 = 1 << 16;
+/// Bytes of a chunk, unless that makes too many of them.
+const CHUNK: usize = 1 << 20;
 
 impl Shape {
     /// Bytes of the object; `None` if that is beyond the address space.
@@ -147,7 +166,58 @@ impl Shape {
         }
     }
 
+    /// The same queue without a bound, which takes at most `limit` bytes of memory, rounded up to whole chunks.
+    pub(crate) fn without_bound(mut self, limit: usize) -> Result<Self, Error> {
+        let bad = || Error::BadSize { what: "a limit of memory", given: limit as u64, maximum: 1 << 44 };
+        let stride = self.stride(&self.element).ok_or_else(bad)?;
+        let slot = stride + if self.element.bytes { self.element.size as usize } else { 0 };
+        if limit == 0 || limit > 1 << 44 || slot > 1 << 40 {
+            return Err(bad());
+        }
+        // Chunks are large enough to be few, and whole pages.
+        let chunk = CHUNK.max(limit.div_ceil(MOST_CHUNKS as usize / 8)) / slot;
+        let least = if slot < 64 || self.element.bytes { MAP_UNIT / 8 } else { MAP_UNIT / 64 };
+        let slots = chunk.max(least).next_power_of_two();
+        let chunks = limit.div_ceil(slot * slots).max(2);
+        // One more, so that the ring does not go round before its limit is reached.
+        let capacity = ((chunks + 1) * slots).next_power_of_two();
+        self.capacity = capacity as u64;
+        self.unbounded = Some(Unbounded { limit: chunks as u32, shift: slots.trailing_zeros(), offset: 0 });
+        Ok(self)
+    }
+
+    /// Whether the chunks of a queue without a bound can be mapped and cleared, behind a segment of `size` bytes.
+    fn is_possible(&self, unbounded: Unbounded, size: u64) -> bool {
+        let whole =
+            |bytes: usize| bytes.checked_shl(unbounded.shift).is_some_and(|bytes| bytes.is_multiple_of(MAP_UNIT));
+        let blocks = !self.element.bytes || whole(self.element.size as usize);
+        let region = self.region().and_then(|(slots, blocks)| unbounded.offset.checked_add((slots + blocks) as u64));
+        self.kind == Kind::Queue
+            && unbounded.shift < 40
+            && self.capacity >> unbounded.shift > 1
+            && self.capacity >> unbounded.shift <= MOST_CHUNKS
+            && unbounded.limit > 0
+            && self.stride(&self.element).is_some_and(whole)
+            && blocks
+            && unbounded.offset >= size
+            && unbounded.offset.is_multiple_of(MAP_UNIT as u64)
+            && region.is_some_and(|end| end <= isize::MAX as u64)
+    }
+
+    /// Bytes of the slots of a queue without a bound, which lie elsewhere, and of its blocks behind them.
+    pub(crate) fn region(&self) -> Option<(usize, usize)> {
+        let slots = usize::try_from(self.capacity).ok()?;
+        let blocks = if self.element.bytes { (self.element.size as usize).checked_mul(slots)? } else { 0 };
+        let slots = self.stride(&self.element)?.checked_mul(slots)?;
+        slots.checked_add(blocks).filter(|&all| all <= isize::MAX as usize / 4).map(|_| (slots, blocks))
+    }
+
     fn ring_bytes(&self, element: &ElementType) -> Option<usize> {
+        if let Some(unbounded) = &self.unbounded {
+            let chunks = self.capacity.checked_shr(unbounded.shift)?;
+            let behind = ring::pages::bytes(usize::try_from(chunks).ok()?)?;
+            return round_up(behind.checked_add(size_of::<ring::Header>())?, LINE);
+        }
         let slots = usize::try_from(self.slots(element)).ok()?;
         let ring = ring::bytes(self.stride(element)?, slots)?;
         match element.bytes {
@@ -159,11 +229,18 @@ impl Shape {
 
     /// The ring of `element` at `offset`, whose bytes fit into a segment.
     fn ring(&self, element: &ElementType, offset: usize) -> Option<Ring> {
+        if let Some(unbounded) = self.unbounded {
+            let ((slots, blocks), block) = (self.region()?, element.size as usize);
+            let region = usize::try_from(unbounded.offset).ok()?;
+            let data = element.bytes.then_some((region + slots, blocks));
+            let stride = self.stride(element)?;
+            return Some(Ring { offset, stride, slots: self.capacity, block, data, unbounded: Some(unbounded) });
+        }
         let (slots, stride) = (self.slots(element), self.stride(element)?);
         let size = element.size as usize * slots as usize;
         let behind = offset.checked_add(ring::bytes(stride, slots as usize)?)?;
         let data = if element.bytes { Some((round_up(behind, MAP_UNIT)?, size)) } else { None };
-        Some(Ring { offset, stride, slots, block: element.size as usize, data })
+        Some(Ring { offset, stride, slots, block: element.size as usize, data, unbounded: None })
     }
 
     /// The type as people read it.
@@ -177,21 +254,23 @@ impl Shape {
 
     pub(crate) fn to_fields(&self, name: &str, offset: u64, bytes: u64) -> EntryFields {
         let second = self.second.as_ref();
+        let unbounded = self.unbounded.unwrap_or(Unbounded { limit: 0, shift: 0, offset: 0 });
+        let endless = if self.unbounded.is_some() { ENTRY_UNBOUNDED } else { 0 };
         let bytes_1 = if self.element.bytes { ENTRY_BYTES } else { 0 };
         let bytes_2 = if second.is_some_and(|t| t.bytes) { ENTRY_BYTES_2 } else { 0 };
         EntryFields {
             kind: self.kind as u32,
-            flags: self.flags | bytes_1 | bytes_2,
+            flags: self.flags | bytes_1 | bytes_2 | endless,
             offset,
             bytes,
             capacity: self.capacity,
             element_size: self.element.size,
             element_align: self.element.align,
-            element_size_2: second.map_or(0, |t| t.size),
-            element_align_2: second.map_or(0, |t| t.align),
+            element_size_2: second.map_or(unbounded.limit, |t| t.size),
+            element_align_2: second.map_or(unbounded.shift, |t| t.align),
             name: text(name),
             element: text(&self.element_text()),
-            reserved: 0,
+            region: unbounded.offset,
         }
     }
 }
@@ -246,11 +325,19 @@ impl Object {
         };
         let shape = Shape {
             kind,
-            flags: fields.flags & !(ENTRY_BYTES | ENTRY_BYTES_2),
+            flags: fields.flags & !(ENTRY_BYTES | ENTRY_BYTES_2 | ENTRY_UNBOUNDED),
             capacity: fields.capacity,
             element: element(first_name, fields.element_size, fields.element_align, has(ENTRY_BYTES))?,
             second,
+            unbounded: has(ENTRY_UNBOUNDED).then_some(Unbounded {
+                limit: fields.element_size_2,
+                shift: fields.element_align_2,
+                offset: fields.region,
+            }),
         };
+        if shape.unbounded.is_some_and(|unbounded| !shape.is_possible(unbounded, size)) {
+            return Err("an unbounded queue with impossible chunks");
+        }
         let end = fields.offset.checked_add(fields.bytes).filter(|&end| end <= size);
         if end.is_none() || fields.offset < heap || !fields.offset.is_multiple_of(LINE as u64) {
             return Err("an object outside the heap");
@@ -292,6 +379,8 @@ pub(crate) struct Ring {
     pub(crate) block: usize,
     /// If its messages are bytes: where these lie, and how many there are.
     pub(crate) data: Option<(usize, usize)>,
+    /// If its slots do not lie behind its header, but behind the segment.
+    pub(crate) unbounded: Option<Unbounded>,
 }
 
 /// At most `most` bytes of `s`, cut at a character border.

@@ -4,6 +4,7 @@ pub(crate) mod bytes;
 mod in_place;
 mod receiver;
 mod sender;
+mod unbounded;
 
 use core::fmt;
 use std::sync::Arc;
@@ -19,10 +20,12 @@ use crate::layout::{BLOCK, ENTRY_DISCONNECT, MAP_UNIT};
 use crate::message::{Message, mpmc_element};
 use crate::object::{ElementType, Kind, Object, Ring, Shape};
 use crate::pace::Pace;
-use crate::primitive::private::AtomicUsize;
+use crate::primitive::private::{AtomicU64, AtomicUsize};
+use crate::region::Region;
 use crate::ring::owned::{Cursor, Owned};
 use crate::ring::{self, Element};
 use crate::segment::{Attached, Segment, Side, Wanted};
+use crate::sys::{Errno, file};
 
 /// A bounded multi-producer multi-consumer queue of [messages](Message) in a segment.
 ///
@@ -62,6 +65,8 @@ pub struct Queue<M: Message + ?Sized> {
     ring: Owned<M::Slot>,
     /// If the messages are bytes: where they are.
     data: Option<Data>,
+    /// If it has no bound: how it takes memory.
+    region: Option<Arc<Region>>,
 }
 
 /// How to create a [`Queue`] or [`SpscQueue`](crate::SpscQueue).
@@ -84,6 +89,8 @@ pub struct QueueOptions {
     capacity: Option<usize>,
     block: Option<usize>,
     disconnect: bool,
+    /// Bytes of memory that a queue without a bound may take.
+    limit: Option<usize>,
 }
 
 /// Messages, or bytes, that a ring holds unless it is told otherwise.
@@ -92,6 +99,8 @@ const BYTES: usize = 64 << 10;
 /// A ring of bytes is cut into as many blocks, unless these would be smaller, or larger, than is useful.
 const BLOCKS: usize = 1 << 13;
 const LARGE_BLOCK: usize = 1 << 10;
+/// Bytes that a queue without a bound takes at most unless it is told otherwise.
+const MOST_MEMORY: u64 = 1 << 40;
 
 impl QueueOptions {
     /// The defaults.
@@ -141,11 +150,22 @@ impl QueueOptions {
             capacity /= block as u64;
         }
         let flags = if self.disconnect { ENTRY_DISCONNECT } else { 0 };
-        Ok(Shape { kind, flags, capacity, element, second })
+        let shape = Shape { kind, flags, capacity, element, second, unbounded: None };
+        match self.limit {
+            Some(limit) if kind == Kind::Queue => shape.without_bound(limit),
+            _ => Ok(shape),
+        }
     }
 
     fn make<M: Message + ?Sized>(&self, segment: &Segment, name: &str, or_open: bool) -> Result<Queue<M>, Error> {
-        let shape = self.shape(Kind::Queue, mpmc_element::<M>(), None)?;
+        let mut options = self.clone();
+        if options.limit == Some(0) {
+            // What is free now: half of it.
+            let io = |e: Errno| Error::Io { action: "ask how much memory is free", source: e.into() };
+            let available = file::available(segment.attached().file()).map_err(io)? / 2;
+            options.limit = Some(available.clamp(1, MOST_MEMORY) as usize);
+        }
+        let shape = options.shape(Kind::Queue, mpmc_element::<M>(), None)?;
         let object = segment.attached().create(name, &shape, or_open, |_| {})?;
         Queue::at(segment.attached(), &object, &object.first_ring()?)
     }
@@ -213,10 +233,17 @@ impl<M: Message + ?Sized> Queue<M> {
         const { Element::<M::Slot>::CHECK };
         let channel = Channel::new(attached, object, ring);
         let data = channel.data(ring)?;
-        // SAFETY: a checked object's rings lie inside the mapping, which the channel keeps; a slot's payload is Pod.
-        let ring = unsafe { Owned::new(channel.header_pointer(), channel.slots(), ring.slots) };
+        let (region, slots) = match Region::new(attached.file(), ring)? {
+            Some((region, slots)) => (Some(Arc::new(region)), slots),
+            None => (None, channel.slots()),
+        };
+        let pages = Region::pages(ring, channel.header_pointer(), channel.mode());
+        // SAFETY: a checked object's rings lie inside the mapping, which the channel keeps, or in one that `region` keeps; a slot's
+        // payload is Pod.
+        let ring = unsafe { Owned::new(channel.header_pointer(), slots, ring.slots) };
         let ring = if M::BYTES { ring.of_whole_runs() } else { ring };
-        Ok(Self { channel, ring, data })
+        let ring = if let Some(pages) = pages { ring.of_pages(pages) } else { ring };
+        Ok(Self { channel, ring, data, region })
     }
 
     /// A new sending end.
@@ -235,16 +262,20 @@ impl<M: Message + ?Sized> Queue<M> {
         Ok(Receiver { end: Endpoint::new(self, Side::Receiver)? })
     }
 
-    /// Messages that fit; bytes, if that is what they are.
+    /// Messages that fit; bytes, if that is what they are. Of an unbounded queue, how many its limit of memory allows.
     #[must_use]
     pub fn capacity(&self) -> usize {
+        if let (Some(region), Some(pages)) = (&self.region, self.ring.pages()) {
+            let slots = (region.limit() * pages.len()) as usize;
+            return self.data.as_ref().map_or(slots, |data| slots << data.shift);
+        }
         self.data.as_ref().map_or(self.ring.capacity() as usize, |data| data.size)
     }
 
     /// Messages that are there and that nobody is receiving yet; a moment's count. Walks over them.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.ring.len() as usize
+        self.ring.len(self.channel.attached().id()) as usize
     }
 
     /// Whether there is no message at this moment.
@@ -256,7 +287,7 @@ impl<M: Message + ?Sized> Queue<M> {
     /// Whether a send would have to wait at this moment.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.ring.is_full()
+        self.ring.is_full(self.channel.attached().id())
     }
 
     /// Ends the queue for everybody, for good: sends fail with `Closed`, receives return what is there and then `Closed`.
@@ -275,7 +306,12 @@ impl<M: Message + ?Sized> Queue<M> {
 
 impl<M: Message + ?Sized> Clone for Queue<M> {
     fn clone(&self) -> Self {
-        Self { channel: self.channel.clone(), ring: self.ring.clone(), data: self.data.clone() }
+        Self {
+            channel: self.channel.clone(),
+            ring: self.ring.clone(),
+            data: self.data.clone(),
+            region: self.region.clone(),
+        }
     }
 }
 
@@ -296,6 +332,8 @@ struct Endpoint<M: Message + ?Sized> {
     side: Side,
     /// Messages of this end that are being read in place.
     guards: AtomicUsize,
+    /// Of a queue without a bound: the chunk that this end was in when it last gave memory back.
+    tidied: AtomicU64,
 }
 
 impl<M: Message + ?Sized> Endpoint<M> {
@@ -308,7 +346,7 @@ impl<M: Message + ?Sized> Endpoint<M> {
 
     fn at(queue: Queue<M>, cursor: Cursor, side: Side) -> Self {
         queue.channel.attached().enter(queue.channel.offset(), side);
-        Self { queue, cursor, pace: Pace::default(), side, guards: AtomicUsize::new(0) }
+        Self { queue, cursor, pace: Pace::default(), side, guards: AtomicUsize::new(0), tidied: AtomicU64::new(0) }
     }
 }
 

@@ -27,7 +27,7 @@ fn shape<T: Scalar>(kind: Kind, capacity: u64) -> Shape {
     let size = size_of::<T>() as u32;
     // The cell of a scalar is aligned to its size, on every target.
     let element = ElementType { name: T::NAME.to_owned(), size, align: size, bytes: false };
-    Shape { kind, flags: 0, capacity, element, second: None }
+    Shape { kind, flags: 0, capacity, element, second: None, unbounded: None }
 }
 
 /// The event of an object and the cells behind it.

@@ -445,13 +445,16 @@ fn a_descriptor_leads_to_the_same_unnamed_segment_and_holds_nobodys_lease() {
 }
 
 #[test]
-fn an_unnamed_segment_cannot_change_its_size() {
+fn an_unnamed_segment_cannot_become_shorter() {
     let segment = Segment::options().size(64 << 10).anonymous().unwrap();
     let file = File::from(segment.as_fd().try_clone_to_owned().unwrap());
     assert_eq!(file.metadata().unwrap().len(), 64 << 10);
-    for size in [0, 4096, 1 << 20] {
+    for size in [0, 4096, (64 << 10) - 1] {
         assert!(file.set_len(size).is_err());
     }
+    // Queues without a bound make it longer.
+    file.set_len(1 << 20).unwrap();
+    assert_eq!(Segment::from_fd(&segment).unwrap().size(), 64 << 10);
 }
 
 // --- looking ---

@@ -201,10 +201,14 @@ impl<M: Bytes + ?Sized> Endpoint<M> {
 }
 
 impl<M: Bytes + ?Sized> Sender<M> {
-    /// The most bytes that a message may have: all that the queue holds.
+    /// The most bytes that a message may have: all that the queue holds; if that is unbounded, at least half of what its limit of
+    /// memory allows.
     #[must_use]
     pub fn max_len(&self) -> usize {
-        self.end.data().size
+        let Queue { ring, data, .. } = &self.end.queue;
+        let chunk =
+            ring.pages().map_or(0, |pages| (pages.len() as usize) << data.as_ref().map_or(0, |data| data.shift));
+        self.end.queue.capacity() - chunk
     }
 
     /// Room for a message of `len` bytes, if there is some now.
@@ -212,13 +216,13 @@ impl<M: Bytes + ?Sized> Sender<M> {
     pub(crate) fn try_grant(&self, len: usize) -> Result<Grant<'_>, TrySendError<()>> {
         let Endpoint { queue, cursor, .. } = &self.end;
         let data = self.end.data();
-        if len > data.size {
-            return Err(TrySendError::TooLarge { message: (), len, max: data.size });
+        if len > data.size || self.end.queue.region.is_some() && len > self.max_len() {
+            return Err(TrySendError::TooLarge { message: (), len, max: self.max_len() });
         }
         let blocks = (len + (1 << data.shift) - 1) >> data.shift;
         let owner = self.owner()?;
-        let run = queue.ring.reserve_whole(cursor, owner, queue.channel.mode(), blocks.max(1));
-        let run = run.map_err(|refused| self.refusal(refused))?;
+        let claim = || queue.ring.reserve_whole(cursor, owner, queue.channel.mode(), blocks.max(1));
+        let run = claim().or_else(|refused| self.refused(refused, owner, blocks.max(1), claim))?;
         Ok(Grant { held: Held::new(queue, data, run, len) })
     }
 
@@ -385,6 +389,7 @@ impl<M: Bytes + ?Sized> Receiver<M> {
     pub(crate) fn try_frame(&self) -> Result<Frame<'_>, TryRecvError> {
         let Endpoint { queue, cursor, guards, .. } = &self.end;
         let owner = self.owner()?;
+        self.end.tidy_now_and_then(owner);
         let run = queue.ring.claim_whole(cursor, owner).or_else(|_| self.claim_or_reason(owner, usize::MAX))?;
         // Read once: what a hostile peer writes there later changes nothing.
         let len = usize::try_from(queue.ring.payload(&run)).unwrap_or(usize::MAX);

@@ -53,6 +53,7 @@ impl<M: Message + ?Sized> Receiver<M> {
             _ if closed => TryRecvError::Closed,
             Some(peer) => TryRecvError::Disconnected { peer },
             None => {
+                self.end.queue.tidy(owner, cursor.position());
                 if cursor.in_vain() {
                     channel.attached().look();
                 }
@@ -82,8 +83,12 @@ impl<M: Message + ?Sized> Receiver<M> {
         let Endpoint { queue: Queue { channel, ring, .. }, pace, guards, .. } = &self.end;
         let is_ready = || {
             let over = channel.is_closed() || channel.disconnects() && channel.nobody_left(Side::Sender).is_some();
-            let unsettled = || ring.is_unsettled(channel.known_id(), guards.load(Ordering::Relaxed));
-            if ring.len() > 0 || over && !unsettled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            let unsettled = || ring.is_unsettled(channel.attached().id(), guards.load(Ordering::Relaxed));
+            if ring.len(channel.attached().id()) > 0 || over && !unsettled() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         };
         let ready = channel.wait(&channel.header().not_empty, pace, Deadline::after(timeout), is_ready).is_some();
         if ready {
@@ -136,6 +141,7 @@ impl<T: Pod> Receiver<T> {
     #[inline(always)]
     fn claim_for(&self, owner: u16) -> Result<Claim, TryRecvError> {
         let Endpoint { queue: Queue { ring, .. }, cursor, .. } = &self.end;
+        self.end.tidy_now_and_then(owner);
         ring.claim_full(cursor, owner).or_else(|_| self.claim_or_reason(owner, 1).map(Run::claim))
     }
 
@@ -243,6 +249,7 @@ impl<T: Pod> Receiver<T> {
         // Room first: a message that was taken must have a place to go, whatever the allocator does.
         buffer.reserve(most);
         let owner = self.owner()?;
+        self.end.tidy_now_and_then(owner);
         let Endpoint { queue: Queue { ring, .. }, cursor, .. } = &self.end;
         // Read first, release at the end: until then all of them would go to somebody else if we died.
         let mut runs = ArrayVec::<Run, BATCH>::new();

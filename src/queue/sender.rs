@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
 
+use super::unbounded::Grown;
 use super::{BATCH, Endpoint, Queue, Reservation};
 use crate::channel::no_deadline;
 use crate::deadline::Deadline;
@@ -14,6 +15,9 @@ use crate::message::Message;
 use crate::primitive::FenceMode;
 use crate::ring::owned::{Claim, Refused};
 use crate::segment::Side;
+
+/// How often a send gets memory in vain, since others are faster, before it says that the queue is full.
+const PATIENCE: u32 = 10_000;
 
 /// A sending end of a [`Queue`]. Clone it for another thread: sharing one works and is slower.
 pub struct Sender<M: Message + ?Sized> {
@@ -51,6 +55,35 @@ impl<M: Message + ?Sized> Sender<M> {
             });
         }
         Ok(owner)
+    }
+
+    /// What becomes of an `attempt` to claim `slots` that was refused: one that needs memory gets it, if there is some, and is made
+    /// again.
+    #[cold]
+    pub(super) fn refused<R>(
+        &self,
+        mut refused: Refused,
+        owner: u16,
+        slots: usize,
+        attempt: impl Fn() -> Result<R, Refused>,
+    ) -> Result<R, TrySendError<()>> {
+        let Endpoint { queue, cursor, .. } = &self.end;
+        // A ring of honest peers is claimed from sooner.
+        for _ in 0..PATIENCE {
+            if !matches!(refused, Refused::Full) || queue.channel.is_closing() {
+                break;
+            }
+            match queue.grow(cursor.position(), slots as u64, owner) {
+                Grown::More | Grown::Again => {}
+                Grown::Full => break,
+                Grown::NoSpace => return Err(TrySendError::NoSpace(())),
+            }
+            match attempt() {
+                Ok(claim) => return Ok(claim),
+                Err(again) => refused = again,
+            }
+        }
+        Err(self.refusal(refused))
     }
 
     #[cold]
@@ -106,7 +139,8 @@ impl<T: Pod> Sender<T> {
         let Endpoint { queue: Queue { channel, ring, .. }, cursor, .. } = &self.end;
         match channel.known_id() {
             owner @ 1.. if channel.is_plain() => {
-                ring.reserve(cursor, owner, FenceMode::Asymmetric).map_err(|refused| self.refusal(refused))
+                let claim = || ring.reserve(cursor, owner, FenceMode::Asymmetric);
+                claim().or_else(|refused| self.refused(refused, owner, 1, claim))
             }
             _ => self.claim_with_care(),
         }
@@ -117,7 +151,8 @@ impl<T: Pod> Sender<T> {
     fn claim_with_care(&self) -> Result<Claim, TrySendError<()>> {
         let owner = self.owner()?;
         let Endpoint { queue: Queue { channel, ring, .. }, cursor, .. } = &self.end;
-        ring.reserve(cursor, owner, channel.mode()).map_err(|refused| self.refusal(refused))
+        let claim = || ring.reserve(cursor, owner, channel.mode());
+        claim().or_else(|refused| self.refused(refused, owner, 1, claim))
     }
 
     /// Everything of a send after the claim but the notification.
@@ -139,7 +174,8 @@ impl<T: Pod> Sender<T> {
     fn push_run(&self, values: &[T]) -> Result<usize, TrySendError<()>> {
         let owner = self.owner()?;
         let Endpoint { queue: Queue { channel, ring, .. }, cursor, .. } = &self.end;
-        ring.push_run(cursor, owner, channel.mode(), values).map_err(|refused| self.refusal(refused))
+        let push = || ring.push_run(cursor, owner, channel.mode(), values);
+        push().or_else(|refused| self.refused(refused, owner, 1, push))
     }
 
     /// The slow path of every blocking send: waits for a slot.
@@ -150,7 +186,7 @@ impl<T: Pod> Sender<T> {
         let claim = channel.send_blocking(pace, deadline, || self.claim());
         // Slots are released in any order, and filled in one: whoever was woken for a slot behind one that is still being
         // read went back to sleep. With the slot in front the one behind has become usable, too.
-        if claim.is_ok() && !ring.is_full() {
+        if claim.is_ok() && !ring.is_full(channel.known_id()) {
             channel.released(1);
         }
         claim
@@ -276,6 +312,7 @@ impl<T: Pod> Sender<T> {
         }
         match reason {
             None | Some(TrySendError::Full(())) => Ok(0),
+            Some(TrySendError::NoSpace(())) => Err(SendError::NoSpace(())),
             Some(TrySendError::Closed(())) => Err(SendError::Closed(())),
             Some(TrySendError::Disconnected { message, peer }) => Err(SendError::Disconnected { message, peer }),
             Some(TrySendError::TooLarge { message, len, max }) => Err(SendError::TooLarge { message, len, max }),

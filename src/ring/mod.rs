@@ -1,6 +1,7 @@
 //! The rings: pure algorithms over a header and slots. No waiting, no I/O, no segment.
 
 pub(crate) mod owned;
+pub(crate) mod pages;
 pub(crate) mod spsc;
 pub(crate) mod transfer;
 

@@ -52,6 +52,7 @@ use core::ptr::NonNull;
 pub(crate) use self::runs::Run;
 #[cfg(not(loom))]
 pub(crate) use self::survey::Swept;
+use super::pages::{Chunk, Look, Pages};
 use super::{Element, Header, Slot};
 use crate::layout::{ROUND_SHIFT, SlotWord, state};
 use crate::primitive::{AtomicU64, FenceMode, Ordering, light_fence, private};
@@ -106,7 +107,7 @@ impl Cursor {
         self
     }
 
-    /// Where this end goes on.
+    /// Where this end goes on: for a sender that has found the ring full, the first slot that nobody has claimed.
     #[cfg(not(loom))]
     pub(crate) fn position(&self) -> u64 {
         self.next.load(Ordering::Relaxed)
@@ -162,6 +163,8 @@ pub(crate) struct Words {
     mask: u64,
     /// Whether a run is one message, which nobody takes a part of.
     whole: bool,
+    /// If only some slots have memory: which.
+    pages: Option<Pages>,
     /// The bits of a position that change where a hint is bumped.
     hinted: u64,
 }
@@ -224,12 +227,29 @@ impl Words {
     pub(crate) unsafe fn new(header: NonNull<Header>, slots: NonNull<u8>, stride: usize, capacity: u64) -> Self {
         debug_assert!(capacity.is_power_of_two());
         let hinted = !(HINT_PERIOD.min(capacity) - 1);
-        Self { header, slots, stride, mask: capacity - 1, whole: false, hinted }
+        Self { header, slots, stride, mask: capacity - 1, whole: false, pages: None, hinted }
     }
 
     /// The same, with runs that stay whole: each is one message.
     pub(crate) fn of_whole_runs(self) -> Self {
         Self { whole: true, ..self }
+    }
+
+    /// The same, of whose slots only those have memory that `pages` says.
+    pub(crate) fn of_pages(self, pages: Pages) -> Self {
+        Self { pages: Some(pages), ..self }
+    }
+
+    /// Which slots have memory, if not all do.
+    #[inline(always)]
+    pub(crate) fn pages(&self) -> Option<&Pages> {
+        self.pages.as_ref()
+    }
+
+    /// Keeps the memory there while `owner` looks at slots that are not its own.
+    #[inline(always)]
+    fn look(&self, owner: u16) -> Option<Look<'_>> {
+        self.pages.as_ref().map(|pages| pages.look(owner))
     }
 
     pub(crate) fn capacity(&self) -> u64 {
@@ -257,8 +277,23 @@ impl Words {
 
     #[inline(always)]
     fn load(&self, position: u64) -> SlotWord {
+        if let Some(pages) = &self.pages {
+            match pages.state(position) {
+                Chunk::Open => {}
+                // As it would be if all slots had memory.
+                Chunk::Absent => return self.free(position.wrapping_sub(self.capacity())),
+                Chunk::Gone => return self.free(position.wrapping_add(self.capacity())),
+            }
+        }
         // Acquire: orders this look before the next ones, and a payload read after the commit.
         SlotWord(self.word(position).load(Ordering::Acquire))
+    }
+
+    /// The indices of all slots that have memory.
+    fn indices(&self) -> impl Iterator<Item = u64> + '_ {
+        let all = if self.pages.is_none() { 0..self.capacity() } else { 0..0 };
+        let open = self.pages.iter().flat_map(|pages| pages.open_ones().flat_map(|begin| begin..begin + pages.len()));
+        all.chain(open)
     }
 
     /// What the word of the slot at `position` says.
@@ -315,8 +350,17 @@ impl Words {
 
     /// How far it is to the next position worth a look from a slot that is `ahead`. A slot in lap `l` means that its claim of
     /// lap `l-1` was made, hence every position up to there was claimed, hence all of lap `l-2` released.
-    fn skip(&self, ahead: u64) -> u64 {
-        ahead.saturating_sub(2 * self.capacity()) + 1
+    fn skip(&self, position: u64, ahead: u64) -> u64 {
+        self.next_look(position).max(ahead.saturating_sub(2 * self.capacity()) + 1)
+    }
+
+    /// How far it is to the next position that may still have a message, from one that has none: all of a chunk without memory
+    /// is consumed.
+    fn next_look(&self, position: u64) -> u64 {
+        match &self.pages {
+            Some(pages) if pages.state(position) == Chunk::Gone => pages.len() - (position & (pages.len() - 1)),
+            _ => 1,
+        }
     }
 
     /// How many steps one claim may take.
@@ -400,6 +444,12 @@ impl<T: Copy> Owned<T> {
         Self { words, marker: PhantomData }
     }
 
+    /// The same, of whose slots only those have memory that `pages` says.
+    #[cfg(not(loom))]
+    pub(crate) fn of_pages(self, pages: Pages) -> Self {
+        Self { words: self.words.of_pages(pages), ..self }
+    }
+
     /// The same, with runs that stay whole.
     #[cfg(not(loom))]
     pub(crate) fn of_whole_runs(self) -> Self {
@@ -424,7 +474,8 @@ impl<T: Copy> Owned<T> {
         let taken = self.at(position, 0, state::WRITING, owner);
         let word = &self.slot(position).word;
         // The common case: the slot after our last one is free.
-        if word.load(Ordering::Relaxed) == free.0
+        if self.pages.is_none()
+            && word.load(Ordering::Relaxed) == free.0
             && word.compare_exchange(free.0, taken.0, Ordering::Acquire, Ordering::Relaxed).is_ok()
         {
             self.advance(cursor, &self.header().tail, position.wrapping_add(1), false);
@@ -465,7 +516,7 @@ impl<T: Copy> Owned<T> {
     pub(crate) fn claim_full(&self, cursor: &Cursor, owner: u16) -> Result<Claim, Empty> {
         // Relaxed: if it is another one, `claim_full_run` looks at it in earnest.
         let repairs = self.header().control.repairs.load(Ordering::Relaxed);
-        if repairs == cursor.repairs.load(Ordering::Relaxed) {
+        if self.pages.is_none() && repairs == cursor.repairs.load(Ordering::Relaxed) {
             let position = cursor.next.load(Ordering::Relaxed);
             let word = &self.slot(position).word;
             let full = SlotWord(word.load(Ordering::Relaxed));

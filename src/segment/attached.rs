@@ -15,8 +15,8 @@ use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::event::{LOOK, Surroundings};
 use crate::ids::Ids;
-use crate::layout::{FLAG_ANONYMOUS, FLAG_PERSIST, LINE, NAME_BYTES, standing};
-use crate::object::{ElementType, Object, Shape};
+use crate::layout::{FLAG_ANONYMOUS, FLAG_PERSIST, LINE, MAP_UNIT, NAME_BYTES, standing};
+use crate::object::{ElementType, Object, Shape, Unbounded};
 use crate::primitive::private::{AtomicBool, AtomicU32, AtomicU64};
 use crate::primitive::{FenceMode, Ordering};
 use crate::ring::Header;
@@ -369,6 +369,7 @@ impl Attached {
         if count >= geometry.max_objects {
             return Err(Error::NoObjectSlot { maximum: geometry.max_objects });
         }
+        let shape = &self.with_region(shape)?;
         let at = self.view.at(end);
         // SAFETY: the range is inside the segment, belongs to no published object, and we hold the admission lock.
         unsafe { at.write_bytes(0, needed) };
@@ -384,6 +385,23 @@ impl Attached {
         // Release: whoever sees the entry sees its fields and the object's first state.
         state.store(1, Ordering::Release);
         Object::from_fields(&fields, geometry.heap, geometry.size).map_err(|what| Error::Corrupt { what })
+    }
+
+    /// The same shape, with room behind the segment if it needs some: as much address space as its slots could take, and no memory.
+    /// The caller holds the admission lock.
+    fn with_region(&self, shape: &Shape) -> Result<Shape, Error> {
+        let mut shape = shape.clone();
+        let Some(region) = shape.region().filter(|_| shape.unbounded.is_some()) else { return Ok(shape) };
+        let ends = self.view.objects().map_while(Result::ok).filter_map(|object| {
+            let ((slots, blocks), unbounded) = (object.shape.region()?, object.shape.unbounded?);
+            Some(unbounded.offset + (slots + blocks) as u64)
+        });
+        let begin = ends.fold(self.view.geometry().size, u64::max).next_multiple_of(MAP_UNIT as u64);
+        let size = begin + (region.0 + region.1) as u64;
+        let io = |e: Errno| Error::Io { action: "make room for an unbounded queue", source: e.into() };
+        file::grow(self.file(), size).map_err(io)?;
+        shape.unbounded = shape.unbounded.map(|unbounded| Unbounded { offset: begin, ..unbounded });
+        Ok(shape)
     }
 
     /// Bytes that objects can still take.
@@ -481,7 +499,11 @@ impl Attached {
     fn leave(&self, lease: BorrowedFd<'_>, id: u16) {
         // Guards that were forgotten have left claims.
         let sweep = self.claims.load(Ordering::Relaxed);
-        let (recovered, changed) = repair::release(&self.view, &Ids::from_iter([id]), false, sweep);
+        let released = repair::release(&self.view, lease, &Ids::from_iter([id]), false, sweep);
+        let Ok((recovered, changed)) = released else {
+            // The others repair after us as after the dead.
+            return self.view.announce_end(id);
+        };
         if changed || recovered != Recovered::default() {
             repair::wake_everybody(&self.view);
         }
@@ -562,7 +584,11 @@ impl Wanted {
             let text = |shape: &Shape| format!("{} ({} bytes)", shape.element_text(), shape.element.size);
             return Err(Error::TypeMismatch { name: name(), expected: text(wanted), found: text(has) });
         }
-        if !self.any_capacity && wanted.capacity != has.capacity {
+        if !self.any_capacity && wanted.unbounded.is_some() != has.unbounded.is_some() {
+            return Err(Error::OptionMismatch { name: name(), option: "unbounded" });
+        }
+        // How much memory was free when it was made, nobody has to know.
+        if !self.any_capacity && wanted.capacity != has.capacity && has.unbounded.is_none() {
             return Err(Error::CapacityMismatch { name: name(), expected: wanted.capacity, found: has.capacity });
         }
         if !self.any_capacity && wanted.flags != has.flags {

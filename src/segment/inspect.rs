@@ -57,7 +57,8 @@ pub struct ObjectInfo {
     pub element_size: usize,
     /// Slots of a ring, elements of an array, 1 for the others.
     pub capacity: u64,
-    /// Messages that wait, one number per direction; empty for what is not a queue or pipe.
+    /// Messages that wait, one number per direction; empty for what is not a queue or pipe. Of an SPSC ring of bytes, bytes. Of a queue
+    /// without a bound, about how many slots they take.
     pub depth: Vec<u64>,
     /// Whether a queue is closed; `None` for what cannot be closed.
     pub closed: Option<bool>,
@@ -149,14 +150,19 @@ pub(super) fn of_view(view: &View, file: BorrowedFd<'_>, name: Option<&str>) -> 
         max_participants: view.max_participants(),
         max_objects: geometry.max_objects,
         participants: participants.collect(),
-        objects: objects.iter().map(|object| info(view, object)).collect(),
+        objects: objects.iter().map(|object| info(view, file, object)).collect(),
     })
 }
 
-fn info(view: &View, object: &Object) -> ObjectInfo {
+fn info(view: &View, file: BorrowedFd<'_>, object: &Object) -> ObjectInfo {
     let owned = matches!(object.shape.kind, Kind::Queue | Kind::SharedPipe);
     let depth = view.rings(object).map(|ring| match owned {
-        true => ring.words.len(),
+        // To look at its slots would give it memory.
+        true if ring.ring.unbounded.is_some() => {
+            let (tail, head) = (&ring.header.tail, &ring.header.head);
+            tail.load(Ordering::Relaxed).saturating_sub(head.load(Ordering::Relaxed))
+        }
+        true => ring.words(file).map_or(0, |(words, _)| words.len(0)),
         false => spsc::len(ring.header, ring.ring.slots),
     });
     let closed =

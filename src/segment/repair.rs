@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 
 use super::membership::{Membership, Side};
 use super::view::View;
-use crate::error::Departure;
+use crate::error::{Departure, Error};
 use crate::event::{ALL, Event};
 use crate::ids::Ids;
 use crate::layout::{FLAG_ANONYMOUS, standing};
@@ -56,19 +56,22 @@ pub(crate) fn repair(
         let locked: Ids = suspects.filter(|&id| matches!(lease::try_lock(own, id), Ok(true))).collect();
         // Somebody may have repaired, and a newcomer left again, since we saw the entry.
         let dead: Ids = locked.iter().filter(|&id| view.has_joined(id)).collect();
-        let recovered = if dead.is_empty() { Recovered::default() } else { bury(view, &dead) };
+        let recovered = if dead.is_empty() { Recovered::default() } else { bury(view, own, &dead) };
         locked.iter().for_each(|id| lease::unlock(own, id));
         recovered
     })
 }
 
 /// Ends what the dead had begun, in an order in which a repairer that dies is followed by another.
-fn bury(view: &View, dead: &Ids) -> Recovered {
+fn bury(view: &View, file: BorrowedFd<'_>, dead: &Ids) -> Recovered {
     for id in dead.iter() {
         // Others who find the lease held by us must not take it for a sign of life.
         view.set_tenure(id, |tenure| tenure.with(standing::DYING));
     }
-    let (mut recovered, _) = release(view, dead, true, true);
+    let Ok((mut recovered, _)) = release(view, file, dead, true, true) else {
+        // A queue could not be mapped. They stay dying; whoever looks next tries again.
+        return Recovered::default();
+    };
     recovered.died = dead.iter().map(|id| view.participant(id).pid.load(Ordering::Relaxed)).collect();
     wake_everybody(view);
     end(view, dead, true);
@@ -85,7 +88,13 @@ pub(super) fn end(view: &View, gone: &Ids, died: bool) {
 
 /// Takes everything in the segment from participants that are gone, and says whether anything was theirs. `sweep`: slots, too,
 /// which a leaver has only if it has forgotten guards.
-pub(crate) fn release(view: &View, gone: &Ids, died: bool, sweep: bool) -> (Recovered, bool) {
+pub(crate) fn release(
+    view: &View,
+    file: BorrowedFd<'_>,
+    gone: &Ids,
+    died: bool,
+    sweep: bool,
+) -> Result<(Recovered, bool), Error> {
     let mut recovered = Recovered::default();
     let mut changed = false;
     for object in view.objects().map_while(Result::ok) {
@@ -93,7 +102,8 @@ pub(crate) fn release(view: &View, gone: &Ids, died: bool, sweep: bool) -> (Reco
             match object.shape.kind {
                 Kind::Queue | Kind::SharedPipe => {
                     if sweep {
-                        let Swept { aborted, orphaned } = ring.words.sweep(gone);
+                        let (words, _keep) = ring.words(file)?;
+                        let Swept { aborted, orphaned } = words.sweep(gone);
                         recovered.aborted += aborted;
                         recovered.redelivered += orphaned;
                     }
@@ -114,7 +124,7 @@ pub(crate) fn release(view: &View, gone: &Ids, died: bool, sweep: bool) -> (Reco
             recovered.locks += u64::from(lock::abandon(view, &object, gone));
         }
     }
-    (recovered, changed)
+    Ok((recovered, changed))
 }
 
 /// The words that say which participants have an end of an MPMC ring.

@@ -12,6 +12,7 @@ use crate::layout::{
 };
 use crate::object::{Object, Ring};
 use crate::primitive::{AtomicU32, FenceMode, Ordering};
+use crate::region::Region;
 use crate::ring::{Header, owned::Words};
 use crate::sys::file;
 use crate::sys::map::{Access, Mapping};
@@ -57,7 +58,8 @@ impl Geometry {
         if self.target != TARGET {
             return Err(Error::Target { expected: TARGET, found: self.target });
         }
-        if self.size != file_size {
+        // What is behind it belongs to queues without a bound.
+        if self.size > file_size {
             return Err(Error::Truncated { expected: self.size, found: file_size });
         }
         let corrupt = Error::Corrupt { what: "its header contradicts itself" };
@@ -258,21 +260,34 @@ impl View {
     /// The rings of a checked object, without their element types.
     pub(crate) fn rings<'a>(&'a self, object: &'a Object) -> impl Iterator<Item = RingView<'a>> + 'a {
         object.rings().map(move |ring| {
-            let header = self.at(ring.offset).cast::<Header>();
-            let slots = self.at(ring.offset + size_of::<Header>());
-            // SAFETY: a checked object's rings lie inside the segment, and their capacity is a power of two.
-            let words = unsafe { Words::new(header, slots, ring.stride, ring.slots) };
-            let words = if ring.data.is_some() { words.of_whole_runs() } else { words };
-            // SAFETY: inside the mapping, which the borrow keeps; all fields are atomics.
-            RingView { header: unsafe { header.as_ref() }, words, ring }
+            // SAFETY: a checked object's rings lie inside the segment, and all fields of a header are atomics.
+            let header = unsafe { self.at(ring.offset).cast::<Header>().as_ref() };
+            RingView { view: self, header, ring }
         })
     }
 }
 
 /// One ring of an object.
 pub(crate) struct RingView<'a> {
+    view: &'a View,
     pub(crate) header: &'a Header,
-    /// Only meaningful for MPMC rings.
-    pub(crate) words: Words,
     pub(crate) ring: Ring,
+}
+
+impl RingView<'_> {
+    /// The words of an MPMC ring, and what keeps them mapped. Those of a queue without a bound are part of `file`, but not of this
+    /// view.
+    pub(crate) fn words(&self, file: BorrowedFd<'_>) -> Result<(Words, Option<Mapping>), Error> {
+        let Ring { offset, stride, slots, .. } = self.ring;
+        let region = Region::map(file, &self.ring)?;
+        let first = region.as_ref().map_or_else(|| self.view.at(offset + size_of::<Header>()), Mapping::base);
+        // SAFETY: a checked object's rings lie inside the segment, or in the region mapped just now; their capacity is a power of two.
+        let words = unsafe { Words::new(NonNull::from(self.header), first, stride, slots) };
+        let words = if self.ring.data.is_some() { words.of_whole_runs() } else { words };
+        let words = match Region::pages(&self.ring, NonNull::from(self.header), self.view.geometry().fence_mode()) {
+            Some(pages) => words.of_pages(pages),
+            None => words,
+        };
+        Ok((words, region))
+    }
 }

@@ -10,7 +10,7 @@ use nix::fcntl::{AT_FDCWD, FallocateFlags, FcntlArg, OFlag, SealFlag, fallocate,
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
-use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, unlinkat};
+use nix::unistd::{LinkatFlags, UnlinkatFlags, ftruncate, linkat, unlinkat};
 
 /// What a file is, as far as a segment cares.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,19 +60,57 @@ pub(crate) fn unnamed(directory: &Path, size: u64, mode: u32) -> Result<OwnedFd,
     Ok(file)
 }
 
-/// A memfd of `size` reserved bytes whose size nobody can change any more.
+/// A memfd of `size` reserved bytes that nobody can make shorter any more.
 pub(crate) fn sealed_memory(size: u64) -> Result<OwnedFd, Errno> {
     let file = memfd_create(c"gimmal", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     reserve(&file, size)?;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(SIZE_SEALS | SealFlag::F_SEAL_SEAL))?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL))?;
     Ok(file)
 }
 
-const SIZE_SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW);
-
-/// Whether `file` is a memfd whose size can never change.
+/// Whether `file` is a memfd that can never become shorter.
 pub(crate) fn size_is_sealed(file: BorrowedFd<'_>) -> bool {
-    fcntl(file, FcntlArg::F_GET_SEALS).is_ok_and(|seals| SealFlag::from_bits_truncate(seals).contains(SIZE_SEALS))
+    let shrink = SealFlag::F_SEAL_SHRINK;
+    fcntl(file, FcntlArg::F_GET_SEALS).is_ok_and(|seals| SealFlag::from_bits_truncate(seals).contains(shrink))
+}
+
+/// Makes the file at least `size` bytes long. They have no memory yet. Only one at a time may do this.
+pub(crate) fn grow(file: BorrowedFd<'_>, size: u64) -> Result<(), Errno> {
+    let size = i64::try_from(size).map_err(|_| Errno::EFBIG)?;
+    if fstat(file)?.st_size < size { ftruncate(file, size) } else { Ok(()) }
+}
+
+/// Reserves memory for a part of the file that lies inside it; ENOSPC if there is none.
+pub(crate) fn allocate(file: BorrowedFd<'_>, offset: usize, size: usize) -> Result<(), Errno> {
+    at_last(|| fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset as i64, size as i64))
+}
+
+/// Gives the memory of a part of the file back to the system; it reads as zeros then.
+pub(crate) fn punch(file: BorrowedFd<'_>, offset: usize, size: usize) -> Result<(), Errno> {
+    let hole = FallocateFlags::FALLOC_FL_KEEP_SIZE | FallocateFlags::FALLOC_FL_PUNCH_HOLE;
+    at_last(|| fallocate(file, hole, offset as i64, size as i64))
+}
+
+/// Repeats a short call that a signal has made the kernel give up.
+fn at_last(call: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
+    }
+}
+
+/// Bytes that can be had in the file system of the file.
+pub(crate) fn available(file: BorrowedFd<'_>) -> Result<u64, Errno> {
+    let system = fstatfs(file)?;
+    let memory = memory_available().unwrap_or(u64::MAX);
+    let room = match system.blocks() {
+        // A memfd has no other limit.
+        0 => u64::MAX,
+        _ => system.blocks_available().saturating_mul(system.block_size() as u64),
+    };
+    Ok(room.min(memory))
 }
 
 fn reserve(file: &OwnedFd, size: u64) -> Result<(), Errno> {

@@ -39,6 +39,12 @@ impl Mapping {
         map.map(|map| Self { map })
     }
 
+    /// A part of a file that lies inside it; `offset` is a multiple of the page size.
+    pub(crate) fn part(file: BorrowedFd<'_>, offset: usize, size: usize) -> std::io::Result<Self> {
+        let map = MmapOptions::new().offset(offset as u64).len(size).map_raw(file.as_raw_fd())?;
+        Ok(Self { map })
+    }
+
     /// The first byte; page-aligned.
     pub(crate) fn base(&self) -> NonNull<u8> {
         NonNull::new(self.map.as_mut_ptr()).expect("a mapping is never at address zero")

@@ -62,6 +62,7 @@ impl Words {
 
     /// As `claim_free_run`; `None` also when there are fewer than `least`.
     fn claim_free_runs(&self, cursor: &Cursor, owner: u16, least: usize, most: usize) -> Option<Run> {
+        let _look = self.look(owner);
         let mut walk = Walk::new(cursor.next.load(Ordering::Relaxed), &self.header().tail);
         for _ in 0..self.budget() {
             let position = walk.position;
@@ -72,6 +73,7 @@ impl Words {
                     if extra + 1 < least as u64 {
                         // Unless somebody has claimed the first one meanwhile, and the others with it.
                         if self.load(position) == word {
+                            cursor.next.store(position, Ordering::Relaxed);
                             return None;
                         }
                         continue;
@@ -88,9 +90,12 @@ impl Words {
                 }
                 // A position that lags by half of all laps looks like a full ring: ask the hint before believing it.
                 Relation::Behind if walk.consult() => {}
-                Relation::Behind => return None,
+                Relation::Behind => {
+                    cursor.next.store(position, Ordering::Relaxed);
+                    return None;
+                }
                 Relation::Same => walk.step(self.span(word)),
-                Relation::Ahead(ahead) => walk.step(self.skip(ahead)),
+                Relation::Ahead(ahead) => walk.step(self.skip(position, ahead)),
             }
         }
         None
@@ -159,6 +164,7 @@ impl Words {
     /// first, those older than our position.
     #[inline(never)]
     pub(crate) fn claim_full_run(&self, cursor: &Cursor, owner: u16, most: usize) -> Result<Run, Empty> {
+        let _look = self.look(owner);
         // Acquire: pairs with `announce_orphans`, so that the ORPHAN words are there to be found.
         let mut repairs = self.header().control.repairs.load(Ordering::Acquire);
         for _ in 0..ORPHAN_TRIES {
@@ -206,7 +212,7 @@ impl Words {
                     continue;
                 }
                 (Relation::Ahead(_), _) if passed > 0 => {
-                    walk.position = position.wrapping_add(1);
+                    walk.position = position.wrapping_add(self.next_look(position));
                     continue;
                 }
                 (Relation::Same, _) => {
@@ -214,7 +220,7 @@ impl Words {
                     continue;
                 }
                 (Relation::Ahead(ahead), _) => {
-                    walk.step(self.skip(ahead));
+                    walk.step(self.skip(position, ahead));
                     continue;
                 }
             };
@@ -255,12 +261,14 @@ impl Words {
     /// How many runs in `from..to` are being written in the lap of their position. Only the first slot of a run is ever WRITING.
     fn count_writing(&self, from: u64, to: u64) -> u64 {
         let length = to.wrapping_sub(from).min(self.capacity());
-        let writing = |offset: &u64| {
-            let position = from.wrapping_add(*offset);
+        let (mut offset, mut count) = (0, 0);
+        while offset < length {
+            let position = from.wrapping_add(offset);
             let word = self.load(position);
-            word.state() == state::WRITING && self.ahead(word, position) == 0
-        };
-        (0..length).filter(writing).count() as u64
+            count += u64::from(word.state() == state::WRITING && self.ahead(word, position) == 0);
+            offset += self.next_look(position);
+        }
+        count
     }
 
     /// Claims the oldest message whose receiver died before its receive returned. `Err`: others were always faster.
@@ -269,7 +277,8 @@ impl Words {
         for _ in 0..ORPHAN_TRIES {
             // Laps wrap; the distance to the head hint's lap orders those that coexist.
             let head = self.header().head.load(Ordering::Relaxed);
-            let oldest = (0..self.capacity())
+            let oldest = self
+                .indices()
                 .map(|index| (self.load(index), index))
                 .filter(|(word, _)| word.state() == state::ORPHAN)
                 .min_by_key(|(word, index)| (self.ahead(*word, head), *index));
@@ -334,7 +343,7 @@ impl Owned<u64> {
         mode: FenceMode,
         length: usize,
     ) -> Result<Run, Refused> {
-        if length == 1 {
+        if length == 1 && self.pages.is_none() {
             let Claim { position } = self.reserve(cursor, owner, mode)?;
             return Ok(Run { position, extra: 0, owner });
         }
@@ -356,7 +365,7 @@ impl Owned<u64> {
     pub(crate) fn claim_whole(&self, cursor: &Cursor, owner: u16) -> Result<Run, Empty> {
         // As in `claim_full`, but for the length of the run.
         let repairs = self.header().control.repairs.load(Ordering::Relaxed);
-        if repairs == cursor.repairs.load(Ordering::Relaxed) {
+        if self.pages.is_none() && repairs == cursor.repairs.load(Ordering::Relaxed) {
             let position = cursor.next.load(Ordering::Relaxed);
             let word = &self.slot(position).word;
             let full = SlotWord(word.load(Ordering::Relaxed));

@@ -4,6 +4,7 @@ use super::{HINT_PERIOD, Relation, Words};
 use crate::ids::Ids;
 use crate::layout::{SlotWord, state};
 use crate::primitive::{AtomicU64, Ordering};
+use crate::ring::pages::Chunk;
 
 /// What a sweep for dead participants found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,7 +32,12 @@ impl Words {
         let mut swept = Swept::default();
         // Runs do not overlap, so that honest peers do not have more slots in them than this.
         let mut spare = self.capacity();
-        for index in 0..self.capacity() {
+        if let Some(pages) = &self.pages {
+            // Of those that one of the dead has slots in, none is closed; of the others, none is cleared while we look, in its place.
+            dead.iter().take(1).for_each(|id| pages.look_for(id, true));
+            pages.release_for(dead);
+        }
+        for index in self.indices() {
             let word = self.load(index);
             if !dead.contains(word.owner()) {
                 continue;
@@ -57,6 +63,9 @@ impl Words {
                 Fate::Orphan => swept.orphaned += settled,
                 Fate::Release => {}
             }
+        }
+        if let Some(pages) = &self.pages {
+            dead.iter().for_each(|id| pages.look_for(id, false));
         }
         // Always, also when nothing was found: a repairer that died in between may have left ORPHANs unannounced.
         self.announce_orphans();
@@ -85,8 +94,9 @@ impl Words {
     /// by somebody who may die or give it back: anybody but ourselves, who are `owner` and read `ours` at the moment. A message
     /// stays in its slot, so one look at each decides.
     pub(crate) fn is_unsettled(&self, owner: u16, ours: usize) -> bool {
+        let _look = self.look(owner);
         let mut read_by_owner = 0;
-        (0..self.capacity()).any(|index| {
+        self.indices().any(|index| {
             let word = self.load(index);
             match word.state() {
                 state::WRITING | state::FULL | state::ORPHAN => true,
@@ -101,11 +111,12 @@ impl Words {
     }
 
     /// Committed messages that nobody has claimed: a moment's count, by walking from the head hint.
-    pub(crate) fn len(&self) -> u64 {
+    pub(crate) fn len(&self, asker: u16) -> u64 {
+        let _look = self.look(asker);
         let mut count = 0;
         if self.header().control.repairs.load(Ordering::Acquire) != 0 {
             // ORPHANs may lie behind the hint.
-            let orphans = (0..self.capacity()).filter(|&index| self.load(index).state() == state::ORPHAN);
+            let orphans = self.indices().filter(|&index| self.load(index).state() == state::ORPHAN);
             count += orphans.count() as u64;
         }
         self.walk(&self.header().head, |word| {
@@ -118,7 +129,8 @@ impl Words {
     }
 
     /// Whether a sender would find no slot now.
-    pub(crate) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self, asker: u16) -> bool {
+        let _look = self.look(asker);
         self.walk(&self.header().tail, |word| self.span(word)) != Some(Relation::Same)
     }
 
@@ -133,10 +145,53 @@ impl Words {
                 Relation::Same if word.state() == state::FREE => return Some(relation),
                 Relation::Behind => return Some(relation),
                 Relation::Same => visit(word),
-                Relation::Ahead(ahead) => self.skip(ahead),
+                Relation::Ahead(ahead) => self.skip(position, ahead),
             };
             position = position.wrapping_add(distance);
         }
         None
+    }
+
+    /// The hint for receivers.
+    pub(crate) fn head(&self) -> u64 {
+        self.header().head.load(Ordering::Relaxed)
+    }
+
+    /// Makes the words of a chunk that has just got its memory: free in its lap, unless somebody else was faster. The caller looks.
+    pub(crate) fn prepare(&self, begin: u64, len: u64) {
+        for position in begin..begin.wrapping_add(len) {
+            // Release, as for every free slot; whoever finds the chunk open sees them all.
+            let free = self.free(position).0;
+            let _ = self.word(position).compare_exchange(0, free, Ordering::Release, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether all slots of a chunk that is open are consumed, and stay so.
+    fn is_consumed(&self, begin: u64, len: u64) -> bool {
+        (begin..begin.wrapping_add(len)).all(|position| {
+            let word = self.load(position);
+            word.state() == state::FREE && self.ahead(word, position) > 0
+        })
+    }
+
+    /// Closes chunks before `end` of which nothing is left, and calls `clear` for each that nobody looks at any more, with the chunk; it
+    /// gives the memory back, and says whether it did. Says whether any was.
+    pub(crate) fn tidy(&self, owner: u16, end: u64, mut clear: impl FnMut(u64) -> bool) -> bool {
+        let Some(pages) = &self.pages else { return false };
+        let mut any = false;
+        let last = pages.chunk_of(end);
+        let first = pages.oldest().max(last.saturating_sub(self.capacity() >> pages.len().trailing_zeros()));
+        for chunk in first..last {
+            let begin = pages.begin(chunk);
+            {
+                let _look = pages.look(owner);
+                if pages.state(begin) == Chunk::Open && self.is_consumed(begin, pages.len()) {
+                    pages.close(chunk);
+                }
+            }
+            any |= pages.clear(chunk, owner, || clear(chunk));
+        }
+        pages.advance_oldest(last);
+        any
     }
 }

@@ -328,8 +328,8 @@ fn run(capacity: u64, lap: u64, ops: &[Op]) {
             Op::CloneSender(from, to) => senders[to] = senders[from].clone(),
             Op::CloneReceiver(from, to) => receivers[to] = receivers[from].clone(),
         }
-        assert_eq!(bed.ring.len(), model.due() as u64);
-        assert_eq!(bed.ring.is_full(), model.next_free(1).is_none());
+        assert_eq!(bed.ring.len(0), model.due() as u64);
+        assert_eq!(bed.ring.is_full(0), model.next_free(1).is_none());
     }
     bed.assert_nothing_outside_was_touched();
 }
@@ -373,7 +373,7 @@ fn capacities_beyond_the_period_of_the_hints_keep_the_order() {
             bed.send(&sender, 1, sent);
             sent += 1;
         }
-        assert_eq!(bed.ring.len(), batch);
+        assert_eq!(bed.ring.len(0), batch);
         for _ in 0..batch {
             assert_eq!(bed.receive(&receiver, 1), Ok(received));
             received += 1;
@@ -401,7 +401,7 @@ fn a_dead_receivers_message_is_due_again_and_whole() {
     assert_eq!(bed.receive(&receiver, 1), Ok(42));
     assert_eq!(bed.sweep(9), Swept { aborted: 0, orphaned: 1 });
     assert_eq!(bed.get(0), (7, state::ORPHAN, 0));
-    assert_eq!(bed.ring.len(), 1);
+    assert_eq!(bed.ring.len(0), 1);
     assert_eq!(bed.receive(&receiver, 1), Ok(41));
     assert_eq!(bed.receive(&receiver, 1), Err(Empty { pending: false }));
 }
@@ -652,8 +652,8 @@ proptest! {
         bed.header.control.repairs.store(hostile.repairs, Ordering::Relaxed);
         let (sender, receiver) = (Cursor::at(hostile.cursors[0]), Cursor::at(hostile.cursors[1]));
         for round in 0..3 {
-            prop_assert!(bed.ring.len() <= capacity);
-            let _ = bed.ring.is_full();
+            prop_assert!(bed.ring.len(0) <= capacity);
+            let _ = bed.ring.is_full(0);
             for n in 0..=capacity {
                 let _ = bed.ring.push(&sender, 1, FenceMode::Full, &n);
                 let _ = bed.receive(&receiver, 2);
@@ -706,8 +706,8 @@ fn words_that_change_under_a_call_hold_it_not_for_ever_and_lead_nowhere() {
                 bed.ring.read_run(&run).for_each(drop);
                 bed.ring.release_run(&run);
             }
-            assert!(bed.ring.len() <= 4);
-            let _ = bed.ring.is_full();
+            assert!(bed.ring.len(0) <= 4);
+            let _ = bed.ring.is_full(0);
             let _ = bed.sweep((n % 4) as u16);
         }
     });

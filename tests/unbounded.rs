@@ -1,0 +1,252 @@
+//! `Queue::unbounded`: memory comes and goes with the messages.
+
+mod support;
+
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::Duration;
+
+use gimmal::process::{self, Child, Context, Entry, Outcome};
+use gimmal::{Error, Queue, QueueOptions, RecvError, Segment, SendTimeoutError, TryRecvError, TrySendError};
+use nix::sys::stat::fstat;
+use support::{die_with_parent, join_well, kill_and_reap, until, until_ready};
+
+const ENTRIES: [Entry; 3] = gimmal::entries![send_and_leave, send_forever, receive_forever];
+
+/// Where the processes begin, and never return from. In the parent it is one more test.
+#[test]
+fn child() {
+    process::init(&ENTRIES);
+}
+
+fn start(entry: &str, segment: &Segment, arguments: &[&str]) -> Child {
+    process::init(&ENTRIES);
+    support::process(entry).segment(segment).args(arguments).spawn().expect("start a process")
+}
+
+/// Bytes of memory that the segment has.
+fn memory(segment: &Segment) -> u64 {
+    fstat(segment.as_fd()).unwrap().st_blocks as u64 * 512
+}
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn memory_comes_and_goes_with_ten_million_messages() {
+    const MESSAGES: u64 = if cfg!(debug_assertions) { 1_000_000 } else { 10_000_000 };
+    let segment = Segment::anonymous().unwrap();
+    let queue = Queue::<u64>::unbounded(&segment, "queue").unwrap();
+    assert!(queue.is_unbounded());
+    let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    let empty = memory(&segment);
+    for n in 0..MESSAGES {
+        sender.send(n).unwrap();
+    }
+    let full = memory(&segment);
+    assert!(full >= empty + 16 * MESSAGES, "{empty} -> {full}");
+    assert_eq!(queue.len() as u64, MESSAGES);
+    for n in 0..MESSAGES / 2 {
+        assert_eq!(receiver.try_recv(), Ok(n));
+    }
+    let half = memory(&segment);
+    assert!(half < empty + (full - empty) / 2 + 5 * MIB, "{empty} -> {full} -> {half}");
+    for n in MESSAGES / 2..MESSAGES {
+        assert_eq!(receiver.try_recv(), Ok(n));
+    }
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+    let drained = memory(&segment);
+    assert!(drained <= empty + 5 * MIB, "{empty} -> {full} -> {drained}");
+}
+
+#[test]
+fn bytes_of_every_length_go_through_and_leave_nothing() {
+    let segment = Segment::anonymous().unwrap();
+    let queue = QueueOptions::new().unbounded(64 << 20).create::<[u8]>(&segment, "queue").unwrap();
+    let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    let empty = memory(&segment);
+    let len = |n: usize| if n % 100 == 0 { 100_000 + n } else { n * 7 % 500 };
+    for round in 0..4 {
+        for n in 0..5_000 {
+            sender.send(&vec![(n + round) as u8; len(n)]).unwrap();
+        }
+        assert!(memory(&segment) > empty + 5 * MIB);
+        for n in 0..5_000 {
+            let frame = receiver.recv().unwrap();
+            assert!(frame.len() == len(n) && frame.iter().all(|&byte| byte == (n + round) as u8), "{round} {n}");
+        }
+        assert!(receiver.try_recv().is_err());
+        assert!(memory(&segment) <= empty + 3 * MIB, "round {round}");
+    }
+}
+
+#[test]
+fn it_goes_round_for_ever() {
+    let segment = Segment::anonymous().unwrap();
+    let queue = QueueOptions::new().unbounded(2 << 20).create::<[u64; 7]>(&segment, "queue").unwrap();
+    let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    let rounds = 6 * queue.capacity() as u64;
+    let mut next = 0;
+    for n in 0..rounds {
+        sender.send([n; 7]).unwrap();
+        if n % 3 == 2 {
+            let mut buffer = Vec::new();
+            receiver.recv_many(&mut buffer, 3).unwrap();
+            for message in buffer {
+                assert_eq!(message, [next; 7]);
+                next += 1;
+            }
+        }
+    }
+    assert_eq!(receiver.try_iter().count() as u64, rounds - next);
+}
+
+#[test]
+fn at_its_limit_it_says_full_and_goes_on_when_there_is_room() {
+    let segment = Segment::anonymous().unwrap();
+    let queue = QueueOptions::new().unbounded(3 << 20).create::<[u64; 7]>(&segment, "queue").unwrap();
+    let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    let before = memory(&segment);
+    let mut sent = 0;
+    while sender.try_send([sent; 7]).is_ok() {
+        sent += 1;
+    }
+    assert_eq!(sent, queue.capacity() as u64);
+    assert!(memory(&segment) - before >= 3 * MIB && memory(&segment) - before < 5 * MIB);
+    assert!(matches!(sender.try_send([0; 7]), Err(TrySendError::Full(_))));
+    let short = Duration::from_millis(5);
+    assert!(matches!(sender.send_timeout([0; 7], short), Err(SendTimeoutError::Timeout(_))));
+    thread::scope(|scope| {
+        scope.spawn(|| (sent..2 * sent).for_each(|n| sender.send([n; 7]).unwrap()));
+        (0..2 * sent).for_each(|n| assert_eq!(receiver.recv(), Ok([n; 7])));
+    });
+}
+
+#[test]
+fn many_senders_and_receivers_share_it() {
+    const SENDERS: u64 = 3;
+    const MESSAGES: u64 = 100_000;
+    let segment = Segment::anonymous().unwrap();
+    let options = QueueOptions::new().unbounded(4 << 20).disconnect(true);
+    let queue = options.create::<[u64; 3]>(&segment, "queue").unwrap();
+    let senders: Vec<_> = (0..SENDERS).map(|_| queue.sender().unwrap()).collect();
+    let receivers: Vec<_> = (0..2).map(|_| queue.receiver().unwrap()).collect();
+    let received: Vec<Vec<[u64; 3]>> = thread::scope(|scope| {
+        for (id, sender) in senders.into_iter().enumerate() {
+            scope.spawn(move || {
+                for n in 0..MESSAGES {
+                    sender.send([id as u64, n, !n]).unwrap();
+                }
+            });
+        }
+        let receivers: Vec<_> =
+            receivers.into_iter().map(|receiver| scope.spawn(move || receiver.iter().collect())).collect();
+        receivers.into_iter().map(|receiver| receiver.join().unwrap()).collect()
+    });
+    for received in &received {
+        assert!(received.iter().all(|[_, n, check]| *check == !n));
+        for id in 0..SENDERS {
+            assert!(received.iter().filter(|[of, ..]| *of == id).map(|[_, n, _]| n).is_sorted());
+        }
+    }
+    let mut all: Vec<_> = received.concat().into_iter().map(|[id, n, _]| (id, n)).collect();
+    all.sort_unstable();
+    assert!(all.into_iter().eq((0..SENDERS).flat_map(|id| (0..MESSAGES).map(move |n| (id, n)))));
+}
+
+#[test]
+fn it_is_opened_as_what_it_is() {
+    let segment = Segment::anonymous().unwrap();
+    let first = Queue::<u32>::unbounded(&segment, "first").unwrap();
+    let again = Queue::<u32>::unbounded(&segment, "first").unwrap();
+    let second = Queue::<u32>::unbounded(&segment, "second").unwrap();
+    assert!(matches!(Queue::<u32>::open_or_create(&segment, "first", 64), Err(Error::OptionMismatch { .. })));
+    Queue::<u32>::create(&segment, "bounded", 64).unwrap();
+    assert!(matches!(Queue::<u32>::unbounded(&segment, "bounded"), Err(Error::OptionMismatch { .. })));
+    // Another participant, which comes later; they do not lie on each other.
+    let other = Segment::from_fd(&segment).unwrap();
+    let opened = Queue::<u32>::open(&other, "second").unwrap();
+    assert!(opened.is_unbounded() && opened.capacity() == second.capacity());
+    first.sender().unwrap().send(1).unwrap();
+    second.sender().unwrap().send(2).unwrap();
+    assert_eq!(opened.receiver().unwrap().try_recv(), Ok(2));
+    assert_eq!(again.receiver().unwrap().try_recv(), Ok(1));
+    assert_eq!(segment.snapshot().unwrap().objects.len(), 3);
+    let none = QueueOptions::new().unbounded(1 << 60).create::<u8>(&segment, "too large");
+    assert!(matches!(none, Err(Error::BadSize { .. })));
+}
+
+fn send_and_leave(context: &Context) -> Outcome {
+    die_with_parent();
+    let sender = Queue::<[u8]>::open(context.segment(0)?, "queue")?.sender()?;
+    for n in 0..100_000_u32 {
+        sender.send(&n.to_le_bytes())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_was_sent_stays_when_its_sender_has_gone() {
+    let segment = Segment::anonymous().unwrap();
+    let queue = Queue::<[u8]>::unbounded(&segment, "queue").unwrap();
+    let receiver = queue.receiver().unwrap();
+    join_well(&mut start("send_and_leave", &segment, &[]));
+    for n in 0..100_000_u32 {
+        assert_eq!(*receiver.try_recv().unwrap(), n.to_le_bytes());
+    }
+}
+
+fn send_forever(context: &Context) -> Outcome {
+    die_with_parent();
+    let segment = context.segment(0)?;
+    let sender = Queue::<[u64; 3]>::open(segment, "queue")?.sender()?;
+    let ready = gimmal::Value::<u32>::open(segment, "ready")?;
+    for n in 0.. {
+        sender.send([n, !n, u64::from(std::process::id())])?;
+        if n == 1000 {
+            ready.fetch_add(1, std::sync::atomic::Ordering::Release);
+            ready.notify_all();
+        }
+    }
+    Ok(())
+}
+
+fn receive_forever(context: &Context) -> Outcome {
+    die_with_parent();
+    let receiver = Queue::<[u64; 3]>::open(context.segment(0)?, "queue")?.receiver()?;
+    while let Ok([n, check, _]) = receiver.recv() {
+        assert_eq!(check, !n);
+    }
+    Ok(())
+}
+
+#[test]
+fn kills_at_any_time_lose_nothing_of_others_and_no_memory() {
+    let segment = Segment::anonymous().unwrap();
+    let queue = QueueOptions::new().unbounded(8 << 20).create::<[u64; 3]>(&segment, "queue").unwrap();
+    gimmal::Value::<u32>::create(&segment, "ready", 0).unwrap();
+    let receiver = queue.receiver().unwrap();
+    let empty = memory(&segment);
+    for round in 0..8 {
+        let mut senders: Vec<Child> = (0..2).map(|_| start("send_forever", &segment, &[])).collect();
+        let mut taker = start("receive_forever", &segment, &[]);
+        until_ready(&segment, 2 * (round + 1));
+        kill_and_reap(&mut senders[0]);
+        kill_and_reap(&mut taker);
+        kill_and_reap(&mut senders[1]);
+        until("the dead are repaired after", || segment.peers().len() == 1);
+        segment.recover().unwrap();
+        let mut last = [None; 2];
+        let pids = [0, 1].map(|index| u64::from(senders[index].pid()));
+        while let Ok([n, check, pid]) = receiver.try_recv() {
+            assert_eq!(check, !n);
+            let of = pids.iter().position(|&of| of == pid).expect("a sender of this round");
+            // What the taker had in hand when it was killed comes first.
+            assert!(last[of].is_none_or(|last| n > last), "round {round}: {n} after {:?}", last[of]);
+            last[of] = Some(n);
+        }
+        let left = memory(&segment);
+        assert!(left <= empty + 3 * MIB, "round {round}: {empty} -> {left}");
+    }
+    queue.close();
+    assert_eq!(receiver.recv(), Err(RecvError::Closed));
+}

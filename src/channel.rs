@@ -50,7 +50,7 @@ pub(crate) struct Channel {
     offset: usize,
     mode: FenceMode,
     disconnect: bool,
-    /// Neither full fences nor `disconnect`: what most rings are, asked in one.
+    /// Neither full fences nor `disconnect`, and a bound: what most rings are, asked in one.
     plain: bool,
 }
 
@@ -69,7 +69,7 @@ impl Channel {
             offset,
             mode,
             disconnect,
-            plain: mode == FenceMode::Asymmetric && !disconnect,
+            plain: mode == FenceMode::Asymmetric && !disconnect && ring.unbounded.is_none(),
             membership: attached.membership(),
             attached: Arc::clone(attached),
         }

@@ -64,7 +64,7 @@ fn bytes_of_every_length_go_through_and_leave_nothing() {
     let queue = QueueOptions::new().unbounded(64 << 20).create::<[u8]>(&segment, "queue").unwrap();
     let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
     let empty = memory(&segment);
-    let len = |n: usize| if n % 100 == 0 { 100_000 + n } else { n * 7 % 500 };
+    let len = |n: usize| if n.is_multiple_of(100) { 100_000 + n } else { n * 7 % 500 };
     for round in 0..4 {
         for n in 0..5_000 {
             sender.send(&vec![(n + round) as u8; len(n)]).unwrap();

@@ -13,7 +13,7 @@ use crate::error::{SendError, SendSliceError, SendTimeoutError, TrySendError};
 use crate::event::Surroundings;
 use crate::message::Message;
 use crate::primitive::FenceMode;
-use crate::ring::owned::{Claim, Refused};
+use crate::ring::owned::{Claim, Refused, Run};
 use crate::segment::Side;
 
 /// How often a send gets memory in vain, since others are faster, before it says that the queue is full.
@@ -139,19 +139,21 @@ impl<T: Pod> Sender<T> {
         let Endpoint { queue: Queue { channel, ring, .. }, cursor, .. } = &self.end;
         match channel.known_id() {
             owner @ 1.. if channel.is_plain() => {
-                let claim = || ring.reserve(cursor, owner, FenceMode::Asymmetric);
-                claim().or_else(|refused| self.refused(refused, owner, 1, claim))
+                ring.reserve(cursor, owner, FenceMode::Asymmetric).map_err(|refused| self.refusal(refused))
             }
             _ => self.claim_with_care(),
         }
     }
 
-    /// The same for queues with full fences or an end when nobody is left to receive, and for fork children.
+    /// The same for queues with full fences, an end when nobody is left to receive, or no bound, and for fork children.
     #[inline(never)]
     fn claim_with_care(&self) -> Result<Claim, TrySendError<()>> {
         let owner = self.owner()?;
-        let Endpoint { queue: Queue { channel, ring, .. }, cursor, .. } = &self.end;
-        let claim = || ring.reserve(cursor, owner, channel.mode());
+        let Endpoint { queue: Queue { channel, ring, region, .. }, cursor, .. } = &self.end;
+        let claim = || match region {
+            None => ring.reserve(cursor, owner, channel.mode()),
+            Some(_) => ring.reserve_run(cursor, owner, channel.mode(), 1, 1).map(Run::claim),
+        };
         claim().or_else(|refused| self.refused(refused, owner, 1, claim))
     }
 

@@ -466,7 +466,7 @@ impl<T: Copy> Owned<T> {
         unsafe { slot.cast::<Slot<T>>().as_ref() }
     }
 
-    /// Claims the first unclaimed slot for writing; `None` when the ring is full.
+    /// Claims the first unclaimed slot for writing; `None` when the ring is full. All slots have memory.
     #[inline]
     pub(crate) fn claim_free(&self, cursor: &Cursor, owner: u16) -> Option<Claim> {
         let position = cursor.next.load(Ordering::Relaxed);
@@ -474,8 +474,7 @@ impl<T: Copy> Owned<T> {
         let taken = self.at(position, 0, state::WRITING, owner);
         let word = &self.slot(position).word;
         // The common case: the slot after our last one is free.
-        if self.pages.is_none()
-            && word.load(Ordering::Relaxed) == free.0
+        if word.load(Ordering::Relaxed) == free.0
             && word.compare_exchange(free.0, taken.0, Ordering::Acquire, Ordering::Relaxed).is_ok()
         {
             self.advance(cursor, &self.header().tail, position.wrapping_add(1), false);
@@ -484,7 +483,7 @@ impl<T: Copy> Owned<T> {
         self.claim_free_run(cursor, owner, 1).map(Run::claim)
     }
 
-    /// Claims a slot for writing, unless the ring is closed.
+    /// Claims a slot for writing, unless the ring is closed. All slots have memory.
     #[inline]
     pub(crate) fn reserve(&self, cursor: &Cursor, owner: u16, mode: FenceMode) -> Result<Claim, Refused> {
         let Some(claim) = self.claim_free(cursor, owner) else { return Err(Refused::Full) };

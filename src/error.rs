@@ -166,6 +166,11 @@ pub enum Error {
         /// How long we waited.
         waited: Duration,
     },
+    /// Every buffer of a [`Latest`](crate::Latest) has been kept by other writers for too long (are they stopped?).
+    NoBuffer {
+        /// How long we waited.
+        waited: Duration,
+    },
     /// [`crate::process`] was asked to run a function that is not registered.
     NotRegistered {
         /// The function asked for.
@@ -290,6 +295,10 @@ impl fmt::Display for Error {
             Self::Busy { waited } => write!(
                 f,
                 "somebody has held the segment's admission lock for {waited:?}: look for a stopped process (gimmal stat), then try again"
+            ),
+            Self::NoBuffer { waited } => write!(
+                f,
+                "other writers have kept every buffer of the value for {waited:?}: look for stopped processes (gimmal stat), then try again"
             ),
             Self::NotRegistered { entry, registered } => write!(
                 f,

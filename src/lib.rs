@@ -28,6 +28,7 @@
 //! | a conversation between two groups | [`Pipe::shared`] |
 //! | a number, a flag | [`Value`] |
 //! | many numbers | [`Array`] |
+//! | the last state of something larger, whatever happens to its writers | [`Latest`] |
 //! | something that must not be touched by two at once | [`Lock`] |
 //! | messages that are written or read in place, or must be processed at least once | [`Sender::reserve`], [`Receiver::recv_guard`] |
 //! | the memory all these live in | [`Segment`], [`SegmentOptions`] |
@@ -62,6 +63,7 @@
 //! | [`Queue`] | each sender's messages in order | lock-free | nothing sent is lost, nothing received comes again; what was being received goes to somebody else |
 //! | [`SpscQueue`], [`Pipe`] | first in, first out | wait-free | the same; the other end learns it after the drain, and a successor can take the free seat |
 //! | [`Value`], [`Array`] | as the ordering says | wait-free, floats lock-free | each element is old or new |
+//! | [`Latest`] | versions grow | readers wait-free, writers lock-free | the value is the old or the new one, whole |
 //! | [`Lock`] | none | blocking | the next holder gets it with the news |
 //!
 //! Death is proven by the kernel (a lock on a byte of the segment's file that ends with the process), never guessed from a
@@ -94,6 +96,7 @@ compile_error!("gimmal needs a 64-bit target");
 
 #[cfg(not(loom))]
 mod atomic;
+mod buffers;
 #[cfg(not(loom))]
 mod capabilities;
 #[cfg(not(loom))]
@@ -105,6 +108,8 @@ mod deadline;
 mod error;
 mod event;
 mod ids;
+#[cfg(not(loom))]
+mod latest;
 mod layout;
 #[cfg(not(loom))]
 mod lock;
@@ -144,6 +149,7 @@ pub use self::{
         Departure, Error, RecvError, RecvTimeoutError, SendError, SendSliceError, SendTimeoutError, Timeout,
         TryRecvError, TrySendError,
     },
+    latest::{Latest, Versioned},
     lock::{Lock, LockError, LockGuard, Over},
     object::Kind,
     pipe::{End, Ends, Pipe, SharedEnd, SharedEnds},

@@ -25,12 +25,14 @@ pub enum Kind {
     Array = 6,
     /// [`crate::Lock`]
     Lock = 7,
+    /// [`crate::Latest`]
+    Latest = 8,
 }
 
 impl Kind {
     fn from_u32(n: u32) -> Option<Self> {
-        use Kind::{Array, Lock, Pipe, Queue, SharedPipe, SpscQueue, Value};
-        [Queue, SpscQueue, Pipe, SharedPipe, Value, Array, Lock].into_iter().find(|&kind| kind as u32 == n)
+        use Kind::{Array, Latest, Lock, Pipe, Queue, SharedPipe, SpscQueue, Value};
+        [Queue, SpscQueue, Pipe, SharedPipe, Value, Array, Lock, Latest].into_iter().find(|&kind| kind as u32 == n)
     }
 }
 
@@ -44,6 +46,7 @@ impl fmt::Display for Kind {
             Self::Value => "Value",
             Self::Array => "Array",
             Self::Lock => "Lock",
+            Self::Latest => "Latest",
         })
     }
 }
@@ -115,6 +118,7 @@ impl Shape {
             Kind::Value => Some(LINE),
             Kind::Array => round_up(size.checked_mul(capacity)?, LINE)?.checked_add(LINE),
             Kind::Lock => round_up(size.checked_add(crate::lock::DATA_OFFSET)?, LINE),
+            Kind::Latest => crate::latest::bytes(size),
         }
     }
 
@@ -213,7 +217,7 @@ impl Object {
 
     /// Where each ring of this object lies: offset, element, stride.
     pub(crate) fn rings(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
-        let is_ring = !matches!(self.shape.kind, Kind::Value | Kind::Array | Kind::Lock);
+        let is_ring = !matches!(self.shape.kind, Kind::Value | Kind::Array | Kind::Lock | Kind::Latest);
         let first = is_ring.then_some(&self.shape.element);
         let elements = first.into_iter().chain(self.shape.second.as_ref());
         let mut offset = self.offset;

@@ -139,6 +139,11 @@ impl Buffers<'_> {
 
     /// Looks once: the value's bytes and which version it is, or nothing, with garbage in `into`, if writers were faster.
     pub(crate) fn read(&self, into: &mut [u8]) -> Option<Stamp> {
+        self.look(|cells| copy_out(cells, into))
+    }
+
+    #[inline]
+    fn look(&self, copy: impl FnOnce(&[AtomicU64])) -> Option<Stamp> {
         let header = self.header;
         // Acquire: pairs with the publication.
         let now = header.current.load(Ordering::Acquire);
@@ -147,7 +152,7 @@ impl Buffers<'_> {
         let word = header.words[buffer].load(Ordering::Acquire);
         let is_current = || header.current.load(Ordering::Relaxed) == now;
         let settled = word & OWNER == 0 && is_current();
-        copy_out(self.cells(buffer), into);
+        copy(self.cells(buffer));
         // Each load above becomes an Acquire one: see the module, 2 and 3.
         fence(Ordering::Acquire);
         let whole = settled && header.words[buffer].load(Ordering::Relaxed) == word || is_current();
@@ -248,4 +253,120 @@ fn copy_in(cells: &[AtomicU64], from: &[u8]) {
 #[cfg(not(loom))]
 pub(crate) fn initialize(cells: &[AtomicU64], value: &[u8]) {
     copy_in(cells, value);
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const SIZE: usize = 20;
+
+    struct Memory {
+        header: Header,
+        cells: Vec<AtomicU64>,
+    }
+
+    impl Memory {
+        fn new(count: usize) -> Self {
+            Self { header: Header::new(), cells: (0..count * 3).map(|_| AtomicU64::new(0)).collect() }
+        }
+
+        fn buffers(&self) -> Buffers<'_> {
+            Buffers { header: &self.header, cells: &self.cells, count: self.cells.len() / 3 }
+        }
+    }
+
+    fn store(buffers: &Buffers<'_>, value: u8) -> u64 {
+        let claim = buffers.write(1, &[value; SIZE]).expect("a free one");
+        buffers.publish(claim, None).expect("whatever is there").version()
+    }
+
+    /// What one look sees, if `meanwhile` happens when half of the value is copied.
+    fn look(buffers: &Buffers<'_>, meanwhile: impl FnOnce()) -> Option<(u64, [u8; SIZE])> {
+        let mut value = [99; SIZE];
+        let stamp = buffers.look(|cells| {
+            copy_out(cells, &mut value[..8]);
+            meanwhile();
+            copy_out(&cells[1..], &mut value[8..]);
+        });
+        stamp.map(|stamp| (stamp.version(), value))
+    }
+
+    #[test]
+    fn a_reader_is_disturbed_only_if_its_own_buffer_is_used_again() {
+        for count in 2..=MOST {
+            let memory = Memory::new(count);
+            let buffers = memory.buffers();
+            assert_eq!(store(&buffers, 1), 1);
+            for stores in 0..count {
+                let (before, value) = look(&buffers, || ()).expect("nobody writes");
+                let found = look(&buffers, || (0..stores).for_each(|n| _ = store(&buffers, n as u8)));
+                // All the other buffers come first.
+                assert_eq!(found, (stores < count).then_some((before, value)), "{stores} stores, {count} buffers");
+            }
+            assert_eq!(look(&buffers, || (0..=count).for_each(|_| _ = store(&buffers, 7))), None);
+        }
+    }
+
+    #[test]
+    fn a_writer_that_stands_still_behind_its_publication_disturbs_no_reader() {
+        let memory = Memory::new(2);
+        let buffers = memory.buffers();
+        store(&buffers, 5);
+        memory.header.words[1].fetch_add(3, Ordering::Relaxed); // not released
+        assert_eq!(look(&buffers, || ()), Some((1, [5; SIZE])));
+        assert_eq!(look(&buffers, || _ = store(&buffers, 6)), None, "its owner might be one who claimed it too late");
+        assert!(buffers.write(1, &[0; SIZE]).is_none(), "one is current, and one is kept");
+        assert!(memory.header.abandon(&Ids::from_iter([3])) && !memory.header.abandon(&Ids::from_iter([3])));
+        assert_eq!((store(&buffers, 7), look(&buffers, || ())), (3, Some((3, [7; SIZE]))));
+    }
+
+    #[test]
+    fn whoever_claims_the_current_buffer_gives_it_back() {
+        let memory = Memory::new(2);
+        let buffers = memory.buffers();
+        assert!(buffers.claim(0, 1).is_none());
+        assert!(buffers.claim(1, 1).is_some());
+        assert_eq!(memory.header.words[0].load(Ordering::Relaxed), SEQUENCE, "free, and changed");
+    }
+
+    #[test]
+    fn a_value_that_was_changed_meanwhile_is_not_replaced_and_the_buffer_is_free_again() {
+        let memory = Memory::new(3);
+        let buffers = memory.buffers();
+        let seen = buffers.stamp();
+        store(&buffers, 1);
+        let claim = buffers.write(1, &[2; SIZE]).expect("a free one");
+        assert!(buffers.publish(claim, Some(seen)).is_none());
+        assert_eq!(look(&buffers, || ()), Some((1, [1; SIZE])));
+        let claims = [(); 2].map(|()| buffers.write(1, &[0; SIZE]));
+        assert!(claims.iter().all(Option::is_some) && buffers.write(1, &[0; SIZE]).is_none());
+    }
+
+    #[test]
+    fn whatever_a_peer_has_written_leads_to_no_buffer_that_is_not_there() {
+        let memory = Memory::new(4);
+        let buffers = memory.buffers();
+        for current in [4, 15, u64::MAX, u64::MAX - 1] {
+            memory.header.current.store(current, Ordering::Relaxed);
+            assert_eq!(look(&buffers, || ()).map(|(version, _)| version), Some(current >> 4));
+            memory.header.words.iter().for_each(|word| word.store(u64::MAX & !OWNER, Ordering::Relaxed));
+            assert_eq!(store(&buffers, 1), (current >> 4) + 1 & u64::MAX >> 4, "the counters wrap");
+        }
+    }
+
+    #[test]
+    fn nothing_behind_the_value_is_touched() {
+        for size in 1..=24 {
+            let memory = Memory::new(2);
+            let cells = &memory.cells[..3];
+            copy_in(cells, &vec![0xff; size]);
+            let mut back = vec![0; size];
+            copy_out(cells, &mut back);
+            let all: Vec<u8> = cells.iter().flat_map(|cell| cell.load(Ordering::Relaxed).to_ne_bytes()).collect();
+            assert!(
+                back.iter().chain(&all[..size]).all(|&byte| byte == 0xff) && all[size..].iter().all(|&byte| byte == 0)
+            );
+        }
+    }
 }

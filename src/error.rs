@@ -535,6 +535,24 @@ impl fmt::Display for Timeout {
 
 impl std::error::Error for Timeout {}
 
+/// A [`Str`](crate::Str) or [`Bytes`](crate::Bytes) has no room for so much; it is as before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLong {
+    /// Bytes that it would have had.
+    pub length: usize,
+    /// Bytes that it has room for.
+    pub room: usize,
+}
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { length, room } = self;
+        write!(f, "{length} bytes where {room} fit: cut them (`truncated`), or take a type with more room")
+    }
+}
+
+impl std::error::Error for TooLong {}
+
 macro_rules! widen {
     ($($from:ident => $($to:ident),+;)+) => {$($(
         impl<T> From<$from<T>> for $to<T> {

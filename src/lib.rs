@@ -54,7 +54,8 @@
 //! # assert_eq!(order.id as f64, order.price / 2.0);
 //! ```
 //!
-//! (with `#[bytemuck(crate = "gimmal::bytemuck")]`, or `bytemuck` among your own dependencies).
+//! (with `#[bytemuck(crate = "gimmal::bytemuck")]`, or `bytemuck` among your own dependencies). Text goes as [`Str`], bytes of
+//! any length up to a limit as [`Bytes`].
 //!
 //! # What is promised
 //!
@@ -137,6 +138,8 @@ pub mod spsc;
 #[cfg(not(loom))]
 mod sys;
 #[cfg(not(loom))]
+mod text;
+#[cfg(not(loom))]
 mod value;
 
 pub use bytemuck::{self, Pod, Zeroable};
@@ -146,7 +149,7 @@ pub use self::{
     atomic::{Atomic, Bits, Number, Scalar},
     capabilities::{Capabilities, capabilities},
     error::{
-        Departure, Error, RecvError, RecvTimeoutError, SendError, SendSliceError, SendTimeoutError, Timeout,
+        Departure, Error, RecvError, RecvTimeoutError, SendError, SendSliceError, SendTimeoutError, Timeout, TooLong,
         TryRecvError, TrySendError,
     },
     latest::{Latest, Versioned},
@@ -158,5 +161,6 @@ pub use self::{
         Change, Listed, ObjectInfo, ParticipantInfo, Peer, Recovered, Segment, SegmentOptions, Snapshot, Watcher,
     },
     spsc::SpscQueue,
+    text::{Bytes, Str},
     value::{Array, Value},
 };

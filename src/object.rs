@@ -230,7 +230,7 @@ impl Object {
 }
 
 /// At most `most` bytes of `s`, cut at a character border.
-fn cut(s: &str, most: usize) -> &str {
+pub(crate) fn cut(s: &str, most: usize) -> &str {
     let mut end = s.len().min(most);
     while !s.is_char_boundary(end) {
         end -= 1;

@@ -261,14 +261,14 @@ impl<const N: usize> fmt::Debug for Bytes<N> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Written to, it says when it is full:
+/// Written to, it says when it is full; of what is written in several pieces, those that fitted stay:
 ///
 /// ```
 /// use std::fmt::Write;
 ///
 /// let mut label = gimmal::Str::<8>::new();
 /// assert!(write!(label, "{}-{}", 12, 345).is_ok());
-/// assert!(write!(label, "{:03}", 6).is_err());
+/// assert!(write!(label, "{}", 678).is_err());
 /// assert_eq!(label, "12-345");
 /// ```
 #[derive(Clone, Copy, Default)]

@@ -188,8 +188,8 @@ impl<const N: usize> From<[u8; N]> for Bytes<N> {
     }
 }
 
-impl<const N: usize, const M: usize> PartialEq<Bytes<M>> for Bytes<N> {
-    fn eq(&self, other: &Bytes<M>) -> bool {
+impl<const N: usize> PartialEq for Bytes<N> {
+    fn eq(&self, other: &Self) -> bool {
         **self == **other
     }
 }
@@ -208,9 +208,9 @@ impl<const N: usize> PartialEq<&[u8]> for Bytes<N> {
 
 impl<const N: usize> Eq for Bytes<N> {}
 
-impl<const N: usize, const M: usize> PartialOrd<Bytes<M>> for Bytes<N> {
-    fn partial_cmp(&self, other: &Bytes<M>) -> Option<Ordering> {
-        (**self).partial_cmp(&**other)
+impl<const N: usize> PartialOrd for Bytes<N> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -394,8 +394,8 @@ impl<const N: usize> fmt::Write for Str<N> {
     }
 }
 
-impl<const N: usize, const M: usize> PartialEq<Str<M>> for Str<N> {
-    fn eq(&self, other: &Str<M>) -> bool {
+impl<const N: usize> PartialEq for Str<N> {
+    fn eq(&self, other: &Self) -> bool {
         **self == **other
     }
 }
@@ -414,9 +414,9 @@ impl<const N: usize> PartialEq<&str> for Str<N> {
 
 impl<const N: usize> Eq for Str<N> {}
 
-impl<const N: usize, const M: usize> PartialOrd<Str<M>> for Str<N> {
-    fn partial_cmp(&self, other: &Str<M>) -> Option<Ordering> {
-        (**self).partial_cmp(&**other)
+impl<const N: usize> PartialOrd for Str<N> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

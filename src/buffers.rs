@@ -350,8 +350,8 @@ mod tests {
         for current in [4, 15, u64::MAX, u64::MAX - 1] {
             memory.header.current.store(current, Ordering::Relaxed);
             assert_eq!(look(&buffers, || ()).map(|(version, _)| version), Some(current >> 4));
-            memory.header.words.iter().for_each(|word| word.store(u64::MAX & !OWNER, Ordering::Relaxed));
-            assert_eq!(store(&buffers, 1), (current >> 4) + 1 & u64::MAX >> 4, "the counters wrap");
+            memory.header.words.iter().for_each(|word| word.store(!OWNER, Ordering::Relaxed));
+            assert_eq!(store(&buffers, 1), ((current >> 4) + 1) & (u64::MAX >> 4), "the counters wrap");
         }
     }
 

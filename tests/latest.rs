@@ -159,6 +159,9 @@ fn values_of_any_size_and_alignment_arrive_whole() {
     bytes::<4097>(&segment);
     check(&segment, "wide", |n| Wide([n; 192]));
     check(&segment, "float", |n| f64::from(n) / 3.0);
+    // A part of the layout: 8 buffers or 4, of whole lines.
+    assert_eq!(Latest::<[u8; 4096]>::bytes(), 128 + 8 * 4096);
+    assert_eq!(Latest::<[u8; 4097]>::bytes(), 128 + 4 * 4224);
 }
 
 /// One mebibyte.
@@ -251,10 +254,12 @@ fn a_wait_ends_with_the_next_store_or_with_its_time() {
     thread::scope(|scope| {
         let waiters: Vec<_> = (0..4).map(|_| scope.spawn(|| latest.wait_changed_timeout(0, LONG))).collect();
         thread::sleep(Duration::from_millis(20));
+        let start = Instant::now();
         writer.store([1; 9]).unwrap();
         for waiter in waiters {
             assert_eq!(waiter.join().unwrap(), Ok(Versioned { value: [1; 9], version: 1 }));
         }
+        assert!(start.elapsed() < LONG / 2, "somebody slept on");
     });
 }
 
@@ -400,10 +405,13 @@ fn stopped_writers_keep_nobody() {
     children.iter_mut().for_each(join_well);
 }
 
+/// Large, so that there is time for others to store while it is copied.
+type Counts = [u64; 2048];
+
 fn count_up(context: &Context) -> Outcome {
     die_with_parent();
     let (segment, rounds) = (context.segment(0)?, context.parse::<u64>(0)?);
-    let latest = Latest::<[u64; 20]>::open(segment, "counts")?;
+    let latest = Latest::<Counts>::open(segment, "counts")?;
     for _ in 0..rounds {
         latest.update(|counts| counts.iter_mut().for_each(|count| *count += 1))?;
     }
@@ -412,15 +420,15 @@ fn count_up(context: &Context) -> Outcome {
 
 #[test]
 fn no_update_of_any_process_is_lost() {
-    const ROUNDS: u64 = 2000;
+    const ROUNDS: u64 = 500;
     let segment = Segment::anonymous().unwrap();
-    let latest = Latest::<[u64; 20]>::create(&segment, "counts", [0; 20]).unwrap();
+    let latest = Latest::<Counts>::create(&segment, "counts", [0; 2048]).unwrap();
     let mut children = [(); 2].map(|()| start("count_up", &segment, &[&ROUNDS.to_string()]));
     for _ in 0..ROUNDS {
         latest.update(|counts| counts.iter_mut().for_each(|count| *count += 1)).unwrap();
     }
     children.iter_mut().for_each(join_well);
-    assert_eq!(latest.load_versioned(), Versioned { value: [3 * ROUNDS; 20], version: 3 * ROUNDS });
+    assert_eq!(latest.load_versioned(), Versioned { value: [3 * ROUNDS; 2048], version: 3 * ROUNDS });
 }
 
 /// More threads than buffers: they wait for each other, and all come to an end.

@@ -170,6 +170,7 @@ proptest! {
         fn check<const N: usize>(text: &str) -> Result<(), TestCaseError> {
             let cut = Str::<N>::truncated(text);
             prop_assert!(text.starts_with(&*cut) && cut.len() <= N);
+            prop_assert_eq!(cut.to_str(), Ok(&*cut), "no half of a character is left");
             let next = text[cut.len()..].chars().next();
             prop_assert!(next.is_none_or(|c| cut.len() + c.len_utf8() > N), "{:?} has room for {:?}", cut, next);
             prop_assert_eq!(Str::<N>::try_from(text).is_ok(), text.len() <= N);

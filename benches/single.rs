@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use gimmal::{Array, Lock, Pod, Queue, Segment, SpscQueue, Value};
+use gimmal::{Array, Latest, Lock, Pod, Queue, Segment, SpscQueue, Value};
 
 const CAPACITY: usize = 1024;
 const BATCH: usize = 64;
@@ -94,6 +94,25 @@ fn atomics(c: &mut Criterion) {
     group.finish();
 }
 
+fn latests(c: &mut Criterion) {
+    fn one<const WORDS: usize>(c: &mut Criterion) {
+        let segment = Segment::options().size(1 << 20).anonymous().expect("a segment");
+        let mut room = [7_u64; WORDS];
+        let latest = Latest::create_from(&segment, "latest", &room).expect("a value");
+        let mut group = c.benchmark_group(format!("latest of {} bytes", 8 * WORDS));
+        group.throughput(Throughput::Bytes(8 * WORDS as u64));
+        group.bench_function("store", |b| b.iter(|| latest.store_from(black_box(&room)).expect("a participant")));
+        group.bench_function("load", |b| b.iter(|| latest.load_into(black_box(&mut room))));
+        group.bench_function("changed_since, it has not", |b| {
+            b.iter(|| latest.changed_since(latest.version()).is_some())
+        });
+        group.finish();
+    }
+    one::<1>(c);
+    one::<8>(c);
+    one::<2048>(c);
+}
+
 fn locks(c: &mut Criterion) {
     let segment = segment();
     let lock = Lock::<u64>::create(&segment, "lock", 0).expect("a lock");
@@ -133,5 +152,5 @@ fn segments(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, all_sizes, atomics, locks, segments);
+criterion_group!(benches, all_sizes, atomics, latests, locks, segments);
 criterion_main!(benches);

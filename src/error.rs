@@ -166,6 +166,11 @@ pub enum Error {
         /// How long we waited.
         waited: Duration,
     },
+    /// Every buffer of a [`Latest`](crate::Latest) has been kept by other writers for too long (are they stopped?).
+    NoBuffer {
+        /// How long we waited.
+        waited: Duration,
+    },
     /// [`crate::process`] was asked to run a function that is not registered.
     NotRegistered {
         /// The function asked for.
@@ -290,6 +295,10 @@ impl fmt::Display for Error {
             Self::Busy { waited } => write!(
                 f,
                 "somebody has held the segment's admission lock for {waited:?}: look for a stopped process (gimmal stat), then try again"
+            ),
+            Self::NoBuffer { waited } => write!(
+                f,
+                "other writers have kept every buffer of the value for {waited:?}: look for stopped processes (gimmal stat), then try again"
             ),
             Self::NotRegistered { entry, registered } => write!(
                 f,
@@ -593,6 +602,24 @@ impl fmt::Display for Timeout {
 }
 
 impl std::error::Error for Timeout {}
+
+/// A [`Str`](crate::Str) or [`Bytes`](crate::Bytes) has no room for so much; it is as before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLong {
+    /// Bytes that it would have had.
+    pub length: usize,
+    /// Bytes that it has room for.
+    pub room: usize,
+}
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { length, room } = self;
+        write!(f, "{length} bytes where {room} fit: cut them (`truncated`), or take a type with more room")
+    }
+}
+
+impl std::error::Error for TooLong {}
 
 macro_rules! widen {
     ($($from:ident => $($to:ident),+;)+) => {$($(

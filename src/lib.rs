@@ -31,6 +31,7 @@
 //! | a conversation between two groups | [`Pipe::shared`] |
 //! | a number, a flag | [`Value`] |
 //! | many numbers | [`Array`] |
+//! | the last state of something larger, whatever happens to its writers | [`Latest`] |
 //! | something that must not be touched by two at once | [`Lock`] |
 //! | messages that are written or read in place, or must be processed at least once | [`Sender::reserve`], [`Receiver::recv_guard`] |
 //! | the memory all these live in | [`Segment`], [`SegmentOptions`] |
@@ -56,7 +57,8 @@
 //! # assert_eq!(order.id as f64, order.price / 2.0);
 //! ```
 //!
-//! (with `#[bytemuck(crate = "gimmal::bytemuck")]`, or `bytemuck` among your own dependencies).
+//! (with `#[bytemuck(crate = "gimmal::bytemuck")]`, or `bytemuck` among your own dependencies). Text goes as [`Str`], bytes of
+//! any length up to a limit as [`Bytes`].
 //!
 //! Or they are `[u8]`: bytes, of any number, for which [`Message`] stands as well. A pipe may carry bytes one way and something else
 //! the other.
@@ -68,6 +70,7 @@
 //! | [`Queue`] | each sender's messages in order | lock-free | nothing sent is lost, nothing received comes again; what was being received goes to somebody else |
 //! | [`SpscQueue`], [`Pipe`] | first in, first out | wait-free | the same; the other end learns it after the drain, and a successor can take the free seat |
 //! | [`Value`], [`Array`] | as the ordering says | wait-free, floats lock-free | each element is old or new |
+//! | [`Latest`] | versions grow | readers wait-free, writers lock-free | the value is the old or the new one, whole |
 //! | [`Lock`] | none | blocking | the next holder gets it with the news |
 //!
 //! Death is proven by the kernel (a lock on a byte of the segment's file that ends with the process), never guessed from a
@@ -100,6 +103,7 @@ compile_error!("gimmal needs a 64-bit target");
 
 #[cfg(not(loom))]
 mod atomic;
+mod buffers;
 #[cfg(not(loom))]
 mod capabilities;
 #[cfg(not(loom))]
@@ -111,6 +115,8 @@ mod deadline;
 mod error;
 mod event;
 mod ids;
+#[cfg(not(loom))]
+mod latest;
 mod layout;
 #[cfg(not(loom))]
 mod lock;
@@ -144,6 +150,8 @@ pub mod spsc;
 #[cfg(not(loom))]
 mod sys;
 #[cfg(not(loom))]
+mod text;
+#[cfg(not(loom))]
 mod value;
 
 pub use bytemuck::{self, Pod, Zeroable};
@@ -154,8 +162,9 @@ pub use self::{
     capabilities::{Capabilities, capabilities},
     error::{
         Departure, Error, RecvBytesError, RecvError, RecvTimeoutError, SendError, SendSliceError, SendTimeoutError,
-        Timeout, TryRecvError, TrySendError,
+        Timeout, TooLong, TryRecvError, TrySendError,
     },
+    latest::{Latest, Versioned},
     lock::{Lock, LockError, LockGuard, Over},
     message::Message,
     object::Kind,
@@ -165,6 +174,7 @@ pub use self::{
         Change, Listed, ObjectInfo, ParticipantInfo, Peer, Recovered, Segment, SegmentOptions, Snapshot, Watcher,
     },
     spsc::SpscQueue,
+    text::{Bytes, Str},
     value::{Array, Value},
 };
 

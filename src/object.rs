@@ -29,12 +29,14 @@ pub enum Kind {
     Array = 6,
     /// [`crate::Lock`]
     Lock = 7,
+    /// [`crate::Latest`]
+    Latest = 8,
 }
 
 impl Kind {
     fn from_u32(n: u32) -> Option<Self> {
-        use Kind::{Array, Lock, Pipe, Queue, SharedPipe, SpscQueue, Value};
-        [Queue, SpscQueue, Pipe, SharedPipe, Value, Array, Lock].into_iter().find(|&kind| kind as u32 == n)
+        use Kind::{Array, Latest, Lock, Pipe, Queue, SharedPipe, SpscQueue, Value};
+        [Queue, SpscQueue, Pipe, SharedPipe, Value, Array, Lock, Latest].into_iter().find(|&kind| kind as u32 == n)
     }
 }
 
@@ -48,6 +50,7 @@ impl fmt::Display for Kind {
             Self::Value => "Value",
             Self::Array => "Array",
             Self::Lock => "Lock",
+            Self::Latest => "Latest",
         })
     }
 }
@@ -141,6 +144,7 @@ impl Shape {
             Kind::Value => Some(LINE),
             Kind::Array => round_up(size.checked_mul(capacity)?, LINE)?.checked_add(LINE),
             Kind::Lock => round_up(size.checked_add(crate::lock::DATA_OFFSET)?, LINE),
+            Kind::Latest => crate::latest::bytes(size),
         }
     }
 
@@ -350,7 +354,7 @@ impl Object {
 
     /// Where each ring of this object lies.
     pub(crate) fn rings(&self) -> impl Iterator<Item = Ring> + '_ {
-        let is_ring = !matches!(self.shape.kind, Kind::Value | Kind::Array | Kind::Lock);
+        let is_ring = !matches!(self.shape.kind, Kind::Value | Kind::Array | Kind::Lock | Kind::Latest);
         let first = is_ring.then_some(&self.shape.element);
         let elements = first.into_iter().chain(self.shape.second.as_ref());
         let mut offset = self.offset;
@@ -384,7 +388,7 @@ pub(crate) struct Ring {
 }
 
 /// At most `most` bytes of `s`, cut at a character border.
-fn cut(s: &str, most: usize) -> &str {
+pub(crate) fn cut(s: &str, most: usize) -> &str {
     let mut end = s.len().min(most);
     while !s.is_char_boundary(end) {
         end -= 1;

@@ -1,9 +1,9 @@
 //! What may cross threads and what may be copied: the shapes of the handles, asserted at compile time.
 
 use gimmal::{
-    Array, Atomic, End, Error, Lock, LockError, LockGuard, Over, Queue, QueueOptions, Receiver, RecvError,
-    RecvTimeoutError, Segment, SegmentOptions, SendError, SendSliceError, SendTimeoutError, Sender, SharedEnd,
-    Snapshot, SpscQueue, Timeout, TryRecvError, TrySendError, Value, spsc,
+    Array, Atomic, Bytes, End, Error, Latest, Lock, LockError, LockGuard, Over, Queue, QueueOptions, Receiver,
+    RecvError, RecvTimeoutError, Segment, SegmentOptions, SendError, SendSliceError, SendTimeoutError, Sender,
+    SharedEnd, Snapshot, SpscQueue, Str, Timeout, TooLong, TryRecvError, TrySendError, Value, Versioned, spsc,
 };
 
 /// Whether a type has a trait, as a constant: the inherent one is chosen where its bound holds, else the trait's.
@@ -63,6 +63,10 @@ fn handles_of_everybody_are_shared_and_cloned() {
         Value<f64>:         yes yes yes;
         Array<bool>:        yes yes yes;
         Lock<[u8; 3]>:      yes yes yes;
+        Latest<[u8; 3]>:    yes yes yes;
+        Versioned<[u8; 3]>: yes yes yes;
+        Str<9>:             yes yes yes;
+        Bytes<9>:           yes yes yes;
         Snapshot:           yes yes yes;
     }
 }
@@ -106,6 +110,7 @@ fn errors_can_be_reported_from_any_thread() {
     reportable::<RecvError>();
     reportable::<RecvTimeoutError>();
     reportable::<Timeout>();
+    reportable::<TooLong>();
     reportable::<LockError<LockGuard<u64>>>();
 }
 
@@ -124,6 +129,7 @@ fn debug_never_asks_for_debug_of_the_message() {
     debug::<spsc::Receiver<Mute>>();
     debug::<SharedEnd<Mute, Mute>>();
     debug::<Lock<Mute>>();
+    debug::<Latest<Mute>>();
     debug::<TrySendError<Mute>>();
     debug::<SendError<Mute>>();
     debug::<SendTimeoutError<Mute>>();

@@ -19,8 +19,8 @@ use std::{env, thread};
 
 use gimmal::process::{self, Child, Context, Entry, Outcome};
 use gimmal::{
-    Array, Departure, Error, Kind, Lock, Pipe, Queue, QueueOptions, Segment, SegmentOptions, SendError, SendSliceError,
-    SendTimeoutError, SpscQueue, Timeout, TryRecvError, TrySendError, Value,
+    Array, Departure, Error, Kind, Latest, Lock, Pipe, Queue, QueueOptions, Segment, SegmentOptions, SendError,
+    SendSliceError, SendTimeoutError, SpscQueue, Timeout, TryRecvError, TrySendError, Value,
 };
 use nix::libc;
 use support::{CHILD, LONG, die_with_parent, join_well, kill_and_reap};
@@ -176,6 +176,7 @@ fn a_bad_object_name_is_refused_by_every_kind() {
         provoke!(&home, words, Value::<u8>::create(&segment, name, 1), Error::BadName { .. });
         provoke!(&home, words, Array::<u8>::create(&segment, name, 1), Error::BadName { .. });
         provoke!(&home, words, Lock::<u8>::create(&segment, name, 1), Error::BadName { .. });
+        provoke!(&home, words, Latest::<u8>::create(&segment, name, 1), Error::BadName { .. });
     }
     assert!(segment.snapshot().unwrap().objects.is_empty());
 }
@@ -207,6 +208,7 @@ fn what_does_not_exist_is_not_opened() {
     provoke!(&home, words, Value::<u8>::open(&segment, "none"), Error::NotFound { .. });
     provoke!(&home, words, Array::<u8>::open(&segment, "none"), Error::NotFound { .. });
     provoke!(&home, words, Lock::<u8>::open(&segment, "none"), Error::NotFound { .. });
+    provoke!(&home, words, Latest::<u8>::open(&segment, "none"), Error::NotFound { .. });
 }
 
 // --- sizes ---
@@ -909,6 +911,7 @@ fn another_kind_is_refused_with_both_kinds() {
     let _value = Value::<u64>::create(&segment, "value", 4).unwrap();
     let _array = Array::<u64>::create(&segment, "array", 4).unwrap();
     let _lock = Lock::<u64>::create(&segment, "lock", 4).unwrap();
+    let _latest = Latest::<u64>::create(&segment, "latest", 4).unwrap();
     let all = [
         ("queue", Kind::Queue),
         ("spsc", Kind::SpscQueue),
@@ -917,9 +920,10 @@ fn another_kind_is_refused_with_both_kinds() {
         ("value", Kind::Value),
         ("array", Kind::Array),
         ("lock", Kind::Lock),
+        ("latest", Kind::Latest),
     ];
     type Open = fn(&Segment, &str) -> Result<(), Error>;
-    let opens: [Open; 7] = [
+    let opens: [Open; 8] = [
         |s, name| Queue::<u64>::open(s, name).map(drop),
         |s, name| SpscQueue::<u64>::open(s, name).map(drop),
         |s, name| Pipe::connect::<u64, u64>(s, name).map(drop),
@@ -927,6 +931,7 @@ fn another_kind_is_refused_with_both_kinds() {
         |s, name| Value::<u64>::open(s, name).map(drop),
         |s, name| Array::<u64>::open(s, name).map(drop),
         |s, name| Lock::<u64>::open(s, name).map(drop),
+        |s, name| Latest::<u64>::open(s, name).map(drop),
     ];
     for (name, has) in all {
         for ((_, wants), open) in all.into_iter().zip(opens) {

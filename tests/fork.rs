@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::process::exit;
 
-use gimmal::{Array, Error, Lock, LockError, Queue, Segment, SpscQueue, TrySendError, Value};
+use gimmal::{Array, Error, Latest, Lock, LockError, Queue, Segment, SpscQueue, TrySendError, Value};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, pipe, read, write};
 use std::sync::atomic::Ordering::Relaxed;
@@ -52,18 +52,40 @@ fn a_child_is_a_participant_of_its_own() {
     let value = Value::<u64>::create(&segment, "value", 0).unwrap();
     let array = Array::<u64>::create(&segment, "array", 4).unwrap();
     let lock = Lock::<u64>::create(&segment, "lock", 0).unwrap();
+    let latest = Latest::<[u64; 9]>::create(&segment, "latest", [4; 9]).unwrap();
     let own = segment.peers()[0].id;
     reap(in_child(|| {
         sender.send(1).unwrap();
         value.fetch_add(2, Relaxed);
         array[3].store(3, Relaxed);
         *lock.lock().unwrap() += 4;
+        assert_eq!(latest.store([5; 9]).unwrap(), 1);
         let peers = segment.peers();
         assert_eq!(peers.len(), 2, "{peers:?}");
         assert!(peers.iter().any(|peer| peer.is_self && peer.id != own && peer.pid == std::process::id()));
     }));
     assert_eq!(receiver.recv(), Ok(1));
     assert_eq!((value.load(Relaxed), array[3].load(Relaxed), *lock.lock().unwrap()), (2, 3, 4));
+    assert_eq!((latest.load(), latest.version()), ([5; 9], 1));
+}
+
+/// Both come out of the change: each stores as itself.
+fn a_fork_in_the_middle_of_a_change_is_two_changes() {
+    let segment = Segment::anonymous().unwrap();
+    let latest = Latest::<[u64; 9]>::create(&segment, "latest", [0; 9]).unwrap();
+    let mut forked = None;
+    let stored = latest.update(|value| {
+        *value = value.map(|word| word + 1);
+        // SAFETY: this program has one thread.
+        forked.get_or_insert_with(|| unsafe { fork() }.unwrap());
+    });
+    match forked {
+        Some(ForkResult::Parent { child }) => reap(child),
+        // SAFETY: ends the process, without destructors.
+        _ => unsafe { nix::libc::_exit(i32::from(stored.is_err())) },
+    }
+    assert!(stored.is_ok());
+    assert_eq!((latest.load(), latest.version()), ([2; 9], 2));
 }
 
 fn a_child_that_does_nothing_does_not_keep_its_parents_lease() {
@@ -195,8 +217,9 @@ fn a_child_goes_on_after_the_name_is_removed() {
 }
 
 fn main() {
-    let tests: [(&str, fn()); 7] = [
+    let tests: [(&str, fn()); 8] = [
         ("a_child_is_a_participant_of_its_own", a_child_is_a_participant_of_its_own),
+        ("a_fork_in_the_middle_of_a_change_is_two_changes", a_fork_in_the_middle_of_a_change_is_two_changes),
         (
             "a_child_that_does_nothing_does_not_keep_its_parents_lease",
             a_child_that_does_nothing_does_not_keep_its_parents_lease,

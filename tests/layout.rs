@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use gimmal::bytemuck::{Pod, Zeroable};
 use gimmal::{
-    Array, Departure, Lock, Pipe, Queue, QueueOptions, Segment, SegmentOptions, SpscQueue, TryRecvError, Value,
+    Array, Departure, Latest, Lock, Pipe, Queue, QueueOptions, Segment, SegmentOptions, SpscQueue, TryRecvError, Value,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
@@ -39,7 +39,7 @@ impl Home {
             .directory(&self.0)
             .size(SIZE)
             .max_participants(3)
-            .max_objects(8)
+            .max_objects(9)
             .full_fences(true)
             .sentinel(false)
     }
@@ -62,10 +62,10 @@ const SIZE: usize = 12 << 10;
 const LIFE_WORDS: usize = 512;
 /// Behind them, at a multiple of 128: 3 entries of 32 bytes.
 const PARTICIPANTS: usize = 640;
-/// Behind them: 8 entries of 192 bytes.
+/// Behind them: 9 entries of 192 bytes.
 const DIRECTORY: usize = 736;
 /// Behind them, at a multiple of 128.
-const HEAP: usize = 2304;
+const HEAP: usize = 2560;
 
 /// A ring's header takes 768 bytes; each object begins at a multiple of 128.
 const JOBS: usize = HEAP;
@@ -76,7 +76,9 @@ const VALUE: usize = SHARED + 2 * 896;
 const ARRAY: usize = VALUE + 128;
 const LOCK: usize = ARRAY + 256;
 const ONE_WAY: usize = LOCK + 128;
-const END: usize = ONE_WAY + 896;
+const LATEST: usize = ONE_WAY + 896;
+/// A head of 128 bytes, and 8 buffers, each of a multiple of 128.
+const END: usize = LATEST + 128 + 8 * 128;
 
 /// In a ring's header, each on a line of its own.
 const CLOSED: usize = 0;
@@ -99,6 +101,9 @@ const RUN: u64 = 1 << 12;
 /// Bits 12 to 15 of a seat's or a lock's word; the process id is above bit 32, the owner below.
 const HELD: u64 = 1 << 12;
 const SEAT_CLOSED: u64 = 2 << 12;
+
+/// Above bit 9, how often a buffer was claimed; below, who has it.
+const CLAIMED: u64 = 1 << 9;
 
 struct Golden(Vec<u8>);
 
@@ -167,7 +172,7 @@ fn golden(flags: u32, pid: u32) -> Vec<u8> {
     g.u32(24, flags); // 1: persistent, 2: unnamed
     g.u32(28, 0); // full fences
     g.u32(32, 3); // participants
-    g.u32(36, 8); // objects
+    g.u32(36, 9); // objects
     g.u64(40, LIFE_WORDS as u64);
     g.u64(48, PARTICIPANTS as u64);
     g.u64(56, DIRECTORY as u64);
@@ -186,7 +191,8 @@ fn golden(flags: u32, pid: u32) -> Vec<u8> {
     g.entry(4, "value", [5, 0], [VALUE, ARRAY], 1, "f64", [8, 8, 0, 0]);
     g.entry(5, "array", [6, 0], [ARRAY, LOCK], 3, "i32", [4, 4, 0, 0]);
     g.entry(6, "lock", [7, 0], [LOCK, ONE_WAY], 1, "[u8; 5]", [5, 1, 0, 0]);
-    g.entry(7, "one-way", [3, 3], [ONE_WAY, END], 1, "u64", [8, 8, 0, 0]);
+    g.entry(7, "one-way", [3, 3], [ONE_WAY, LATEST], 1, "u64", [8, 8, 0, 0]);
+    g.entry(8, "latest", [8, 0], [LATEST, END], 1, "[u8; 11]", [11, 1, 0, 0]);
 
     // --- jobs: three sent as one run, the first received; slots of 16 bytes; the hints move on every 32 positions ---
     g.u32(JOBS + ARRIVALS, 2);
@@ -240,6 +246,14 @@ fn golden(flags: u32, pid: u32) -> Vec<u8> {
     // --- one-way: both ends taken and released, nothing sent ---
     g.u64(ONE_WAY + SENDERS, by_us);
     g.u64(ONE_WAY + RECEIVERS, by_us);
+
+    // --- latest: version 2, in buffer 2; nobody ever slept; two buffers were claimed once, by nobody now ---
+    g.u64(LATEST, 2 << 4 | 2);
+    g.u64(LATEST + 64 + 8, CLAIMED);
+    g.u64(LATEST + 64 + 16, CLAIMED);
+    g.bytes(LATEST + 128, b"first value");
+    g.bytes(LATEST + 128 + 128, b"the other 1");
+    g.bytes(LATEST + 128 + 256, b"and a third");
     g.0
 }
 
@@ -272,6 +286,10 @@ fn fill(segment: &Segment) -> impl Sized + use<> {
     let (sender_2, receiver_2) = Pipe::simplex::<u64>(segment, "one-way", 1).unwrap();
     sender_2.release();
     receiver_2.release();
+
+    let latest = Latest::<[u8; 11]>::create(segment, "latest", *b"first value").unwrap();
+    latest.store(*b"the other 1").unwrap();
+    latest.store(*b"and a third").unwrap();
     (sender, receiver, samples, here, lock)
 }
 
@@ -367,6 +385,8 @@ fn what_is_written_down_is_a_segment_with_everything_in_it() {
     assert!(news.to_string().contains(&GONE.to_string()), "{news}");
     assert_eq!(*news.into_guard().unwrap(), [1, 2, 3, 4, 5]);
     assert!(Pipe::simplex_sender::<u64>(&segment, "one-way", 1).is_ok());
+    let latest = Latest::<[u8; 11]>::open(&segment, "latest").unwrap();
+    assert_eq!((latest.load(), latest.version()), (*b"and a third", 2));
 }
 
 /// What no living process leaves behind for long.
@@ -392,6 +412,9 @@ fn the_states_of_the_dead_are_read_as_they_are_written_down() {
     set(SAMPLES, 0); // not closed
     set(PIPE + SENDERS, u64::from(GONE) << 32 | SEAT_DIED);
     set(LOCK, u64::from(GONE) << 32 | LOCK_DIED);
+    // One store was published and its buffer not released, another was in the middle.
+    set(LATEST + 64 + 16, CLAIMED | 1);
+    set(LATEST + 64 + 24, CLAIMED | 1);
     fs::write(home.file(), bytes).unwrap();
 
     let segment = home.options().open("golden").unwrap();
@@ -402,6 +425,7 @@ fn the_states_of_the_dead_are_read_as_they_are_written_down() {
         [word(JOBS + SLOTS + 16), word(JOBS + SLOTS + 32), word(JOBS + SLOTS + 48), word(SHARED + SLOTS)],
         [ORPHAN, ORPHAN, LAP | FREE, ORPHAN]
     );
+    assert_eq!([word(LATEST), word(LATEST + 64 + 16), word(LATEST + 64 + 24)], [2 << 4 | 2, CLAIMED, CLAIMED]);
     // Participant 1 is now we, who have none of these.
     assert_eq!([word(JOBS + SENDERS), word(JOBS + RECEIVERS), word(SHARED + SENDERS)], [1, 1, 1]);
     assert_eq!(word(SAMPLES + SENDERS), u64::from(GONE) << 32 | SEAT_DIED);

@@ -11,6 +11,8 @@
 
 #[path = "sweep/drive.rs"]
 mod drive;
+#[path = "sweep/latest.rs"]
+mod latest;
 #[path = "sweep/life.rs"]
 mod life;
 #[path = "sweep/memory.rs"]
@@ -34,6 +36,7 @@ use std::process::exit;
 use std::time::{Duration, Instant};
 
 use drive::{Budget, Tally, sweep};
+use latest::{Act, FRESH, LatestScene, WORN};
 use life::{Create, Life, Naming, Repair, Told};
 use nix::libc;
 use queues::{CLOSED, EMPTY, FAR, FULL, MIDDLE, RUN, WRAP};
@@ -118,6 +121,17 @@ fn table() -> Vec<Row> {
     rows.push(row("unlock", "held", LockScene(Locking::Unlock)));
     rows.push(row("try_lock", "held", LockScene(Locking::TryInVain)));
     rows.push(row("lock_timeout", "held", LockScene(Locking::SleepInVain)));
+    for state in [FRESH, WORN] {
+        rows.push(row("latest store", state.name, LatestScene(Act::Store, state)));
+        rows.push(row("latest update", state.name, LatestScene(Act::Update, state)));
+    }
+    rows.push(row("latest store", "and another beside the dead", LatestScene(Act::StoreBeside, WORN)));
+    rows.push(row("latest store", "waiter asleep", LatestScene(Act::Wake, WORN)));
+    rows.push(row("latest store", "the last buffer", LatestScene(Act::WakeWriter, FRESH)));
+    rows.push(row("latest store_timeout", "no buffer", LatestScene(Act::StoreInVain, FRESH)));
+    rows.push(row("latest load", "", LatestScene(Act::Load, WORN)));
+    rows.push(row("latest wait_changed_timeout", "", LatestScene(Act::WaitInVain, WORN)));
+    rows.push(row("create an object", "latest", Create::Latest));
     rows.push(row("queue send", "receiver asleep", Wake::Receiver));
     rows.push(row("queue receive", "sender asleep", Wake::Sender));
     rows.push(row("unlock", "locker asleep", WakeLock::Unlock));

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use arbitrary::{Arbitrary, Unstructured};
-use gimmal::{Array, End, Lock, Pipe, Pod, Queue, Segment, SharedEnd, SpscQueue, Value, spsc};
+use gimmal::{Array, Bytes, End, Latest, Lock, Pipe, Pod, Queue, Segment, SharedEnd, SpscQueue, Str, Value, spsc};
 use libfuzzer_sys::fuzz_target;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -26,7 +26,7 @@ const SIZE: usize = 16 << 10;
 const FENCE: usize = 1 << 20;
 
 /// Kinds of objects that are in the valid segment, by name, in this order.
-const NAMES: [&str; 8] = ["queue", "spsc", "pipe", "simplex", "shared", "value", "array", "lock"];
+const NAMES: [&str; 9] = ["queue", "spsc", "pipe", "simplex", "shared", "value", "array", "lock", "latest"];
 
 #[derive(Arbitrary, Debug)]
 enum Edit {
@@ -176,7 +176,10 @@ fn valid() -> &'static Valid {
         Value::<u64>::create(&segment, NAMES[5], 1).unwrap();
         Array::<i16>::create(&segment, NAMES[6], 9).unwrap().fill(1);
         Lock::<[u64; 3]>::create(&segment, NAMES[7], [1; 3]).unwrap();
-        let strides = [16, 8, 4, 1, 16, 8, 2, 8];
+        let latest = Latest::create(&segment, NAMES[8], TEXT).unwrap();
+        latest.store(TEXT).unwrap();
+        drop(latest);
+        let strides = [16, 8, 4, 1, 16, 8, 2, 8, 128];
         let file = File::from(std::os::fd::AsFd::as_fd(&segment).try_clone_to_owned().unwrap());
         drop((first, second, queue, segment));
         let mut bytes = vec![0; SIZE];
@@ -271,6 +274,10 @@ fn write(edit: &Edit, valid: &Valid, file: &File) {
     }
 }
 
+/// What a `Latest` holds: text beside bytes.
+type Text = [Bytes<13>; 2];
+const TEXT: Text = [Bytes::new(); 2];
+
 /// Whatever was opened.
 enum Handle {
     Queue(Queue<u64>, Option<gimmal::Sender<u64>>, Option<gimmal::Receiver<u64>>),
@@ -285,11 +292,12 @@ enum Handle {
     Float(Value<f32>),
     Array(Array<i16>),
     Lock(Lock<[u64; 3]>),
+    Latest(Latest<Text>),
 }
 
 /// Opens an object by a name that may be another's.
 fn open(segment: &Segment, name: &str, kind: u8) -> Option<Handle> {
-    Some(match kind % 13 {
+    Some(match kind % 14 {
         0 => {
             let queue = Queue::open(segment, name).ok()?;
             let (sender, receiver) = (queue.sender().ok(), queue.receiver().ok());
@@ -310,6 +318,7 @@ fn open(segment: &Segment, name: &str, kind: u8) -> Option<Handle> {
         9 => Handle::Float(Value::open(segment, name).ok()?),
         10 => Handle::Array(Array::open(segment, name).ok()?),
         11 => Handle::Lock(Lock::open(segment, name).ok()?),
+        12 => Handle::Latest(Latest::open(segment, name).ok()?),
         _ => {
             // Wrong types of all kinds.
             let _ = Queue::<u32>::open(segment, name);
@@ -318,6 +327,7 @@ fn open(segment: &Segment, name: &str, kind: u8) -> Option<Handle> {
             let _ = Pipe::connect::<u8, u8>(segment, name);
             let _ = Array::<u16>::open_or_create(segment, name, 9);
             let _ = Lock::<()>::open_or_create(segment, name, ());
+            let _ = Latest::<u16>::open_or_create(segment, name, 1);
             return None;
         }
     })
@@ -325,8 +335,8 @@ fn open(segment: &Segment, name: &str, kind: u8) -> Option<Handle> {
 
 fn create(segment: &Segment, kind: u8, capacity: u8) {
     let capacity = usize::from(capacity);
-    let name = ["new", "other"][usize::from(kind / 8 % 2)];
-    match kind % 8 {
+    let name = ["new", "other"][usize::from(kind / 9 % 2)];
+    match kind % 9 {
         0 => drop(Queue::<u64>::create(segment, name, capacity)),
         1 => drop(SpscQueue::<u8>::open_or_create(segment, name, capacity)),
         2 => drop(Pipe::pair::<u32, u32>(segment, name, capacity)),
@@ -334,6 +344,7 @@ fn create(segment: &Segment, kind: u8, capacity: u8) {
         4 => drop(Pipe::shared::<u64, u8>(segment, name, capacity)),
         5 => drop(Value::<bool>::open_or_create(segment, name, true)),
         6 => drop(Array::<f64>::create(segment, name, capacity * 16)),
+        7 => drop(Latest::<[u8; 3]>::create(segment, name, [1; 3])),
         _ => drop(Lock::<u64>::create(segment, name, 1)),
     }
 }
@@ -423,7 +434,23 @@ fn use_handle(handle: &mut Handle, how: u8, count: u8) {
             1 => drop(lock.lock_timeout(Duration::ZERO).map(|mut guard| guard[1] = guard[2])),
             _ => drop(lock.try_lock().map_err(|e| e.into_guard().map(|mut guard| guard[2] = u64::from(count)))),
         },
+        Handle::Latest(latest) => match how % 5 {
+            0 => drop(latest.store_timeout(&any(count), Duration::ZERO)),
+            1 => drop((latest.try_load(), latest.version(), format!("{latest:?}"))),
+            2 => read_text(&latest.load()),
+            3 => drop(latest.wait_changed_timeout(count.into(), Duration::ZERO)),
+            _ => drop(latest.changed_since(count.into()).map(|news| read_text(&news.value))),
+        },
     }
+}
+
+/// Whatever bits it has.
+fn read_text(text: &Text) {
+    let mut bytes = text[0];
+    let mut text: Str<13> = gimmal::bytemuck::cast(text[1]);
+    let _ = (text.push('ä'), bytes.push_slice(&[1, 2]), text.to_str().is_ok(), text < Str::truncated("x"));
+    bytes.truncate(text.len());
+    assert!(!format!("{text:?} {text} {bytes:?}").is_empty());
 }
 
 fn close(handle: &mut Handle) {

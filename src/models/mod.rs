@@ -7,6 +7,7 @@
 mod closing;
 mod deaths;
 mod event;
+mod latest;
 mod owned;
 mod runs;
 mod spsc;

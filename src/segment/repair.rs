@@ -1,8 +1,8 @@
 //! Ending what the dead had begun.
 //!
 //! Every step is idempotent, and a repairer that dies is followed by another, because the table entry is freed last: rings
-//! (WRITING → aborted, READING → ORPHAN, then the ring's `repairs` is bumped), roles and seats, locks; then everybody in
-//! the segment is woken, since somebody may have been waiting for the dead, or have been meant by a wake that the dead
+//! (WRITING → aborted, READING → ORPHAN, then the ring's `repairs` is bumped), roles and seats, locks, buffers; then everybody
+//! in the segment is woken, since somebody may have been waiting for the dead, or have been meant by a wake that the dead
 //! had received or was about to send; and only then the entry.
 
 use std::os::fd::BorrowedFd;
@@ -13,13 +13,13 @@ use crate::error::{Departure, Error};
 use crate::event::{ALL, Event};
 use crate::ids::Ids;
 use crate::layout::{FLAG_ANONYMOUS, standing};
-use crate::lock;
 use crate::object::{Kind, Object};
 use crate::primitive::{AtomicU64, Ordering};
 use crate::ring::owned::Swept;
 use crate::ring::{Header, Roles};
 use crate::seat::Seat;
 use crate::sys::{file, lease};
+use crate::{latest, lock};
 
 /// What a repair found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -120,8 +120,10 @@ pub(crate) fn release(
                 }
             }
         }
-        if object.shape.kind == Kind::Lock {
-            recovered.locks += u64::from(lock::abandon(view, &object, gone));
+        match object.shape.kind {
+            Kind::Lock => recovered.locks += u64::from(lock::abandon(view, &object, gone)),
+            Kind::Latest => changed |= latest::abandon(view, &object, gone),
+            _ => {}
         }
     }
     Ok((recovered, changed))
@@ -176,14 +178,15 @@ pub(crate) fn nobody_left(ring: &Header, side: Side) -> bool {
 /// Every event of an object.
 pub(crate) fn events<'a>(view: &'a View, object: &'a Object) -> impl Iterator<Item = &'a Event> + 'a {
     let of_rings = view.rings(object).flat_map(|ring| [&*ring.header.not_empty, &*ring.header.not_full]);
-    let single = match object.shape.kind {
-        Kind::Value | Kind::Array => Some(0),
-        Kind::Lock => Some(lock::EVENT_OFFSET),
-        _ => None,
+    let others: &[usize] = match object.shape.kind {
+        Kind::Value | Kind::Array => &[0],
+        Kind::Lock => &[lock::EVENT_OFFSET],
+        Kind::Latest => &latest::EVENT_OFFSETS,
+        _ => &[],
     };
-    // SAFETY: a checked object of these kinds begins with its event, or has it at this offset.
-    let single = single.map(move |at| unsafe { view.at(object.offset + at).cast::<Event>().as_ref() });
-    of_rings.chain(single)
+    // SAFETY: a checked object of these kinds has its events at these offsets.
+    let event = move |&at: &usize| unsafe { view.at(object.offset + at).cast::<Event>().as_ref() };
+    of_rings.chain(others.iter().map(event))
 }
 
 /// Wakes every sleeper of the segment: each looks again and sleeps on if nothing concerns it.

@@ -4,7 +4,7 @@ use std::mem::forget;
 use std::path::Path;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-use gimmal::{Error, Lock, LockError, Queue, Segment, SegmentOptions, SpscQueue, Value};
+use gimmal::{Error, Latest, Lock, LockError, Queue, Segment, SegmentOptions, SpscQueue, Value};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
@@ -162,6 +162,7 @@ pub enum Create {
     Queue,
     Value,
     Lock,
+    Latest,
 }
 
 impl Create {
@@ -170,6 +171,7 @@ impl Create {
             Self::Queue => Queue::<Message>::create(segment, "new", CAPACITY as usize).map(drop),
             Self::Value => Value::<u64>::create(segment, "new", NEW).map(drop),
             Self::Lock => Lock::<Message>::create(segment, "new", message(NEW)).map(drop),
+            Self::Latest => Latest::<Message>::create(segment, "new", message(NEW)).map(drop),
         }
     }
 
@@ -188,6 +190,11 @@ impl Create {
             },
             Self::Lock => match Lock::<Message>::open(segment, "new") {
                 Ok(lock) => same("what it protects", message(NEW), *on("lock", lock.try_lock())?),
+                Err(Error::NotFound { .. }) => return Ok(false),
+                Err(e) => Err(format!("{e:?}")),
+            },
+            Self::Latest => match Latest::<Message>::open(segment, "new") {
+                Ok(latest) => same("its value", (message(NEW), 0), (latest.load(), latest.version())),
                 Err(Error::NotFound { .. }) => return Ok(false),
                 Err(e) => Err(format!("{e:?}")),
             },

@@ -16,6 +16,10 @@ const RING_HEADER_BYTES: usize = 768;
 pub const WRITING: u64 = 1 << 9;
 pub const READING: u64 = 3 << 9;
 
+/// Buffers of a small `Latest`, and who has one, in its word.
+pub const BUFFERS: usize = 8;
+pub const OWNER: u64 = 0x1ff;
+
 pub struct Memory(MmapRaw);
 
 impl Memory {
@@ -42,8 +46,18 @@ impl Memory {
 
     /// The word of a slot of the ring that is the segment's object number `object`.
     pub fn slot(&self, object: usize, slot: usize, stride: usize) -> &AtomicU64 {
+        self.word(self.object(object) + RING_HEADER_BYTES + slot * stride)
+    }
+
+    /// The words of the buffers of the `Latest` that is the segment's object number `object`.
+    pub fn buffers(&self, object: usize) -> [&AtomicU64; BUFFERS] {
+        let words = self.object(object) + 64;
+        std::array::from_fn(|buffer| self.word(words + 8 * buffer))
+    }
+
+    /// Where an object begins.
+    fn object(&self, object: usize) -> usize {
         let directory = self.word(56).load(SeqCst) as usize;
-        let ring = self.word(directory + object * ENTRY_BYTES + 16).load(SeqCst) as usize;
-        self.word(ring + RING_HEADER_BYTES + slot * stride)
+        self.word(directory + object * ENTRY_BYTES + 16).load(SeqCst) as usize
     }
 }

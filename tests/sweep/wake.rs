@@ -20,7 +20,7 @@ pub struct Sleeper<R>(JoinHandle<R>);
 
 impl<R: Send + 'static> Sleeper<R> {
     /// Returns when it sleeps.
-    fn start(call: impl FnOnce() -> R + Send + 'static) -> Self {
+    pub fn start(call: impl FnOnce() -> R + Send + 'static) -> Self {
         let id = Arc::new(AtomicI32::new(0));
         let told = Arc::clone(&id);
         let thread = std::thread::spawn(move || {
@@ -37,11 +37,11 @@ impl<R: Send + 'static> Sleeper<R> {
         Self(thread)
     }
 
-    fn is_awake(&self, limit: Duration) -> Result<(), String> {
+    pub fn is_awake(&self, limit: Duration) -> Result<(), String> {
         until("a sleeper wakes", limit, || self.0.is_finished())
     }
 
-    fn result(self) -> Result<R, String> {
+    pub fn result(self) -> Result<R, String> {
         self.is_awake(LONG)?;
         self.0.join().map_err(|_| "a sleeper panicked".to_owned())
     }

@@ -226,7 +226,7 @@ impl Buffers<'_> {
     }
 }
 
-fn copy_out(cells: &[AtomicU64], into: &mut [u8]) {
+pub(crate) fn copy_out(cells: &[AtomicU64], into: &mut [u8]) {
     let (words, rest) = into.as_chunks_mut::<8>();
     let tail = (!rest.is_empty()).then(|| cells[words.len()].load(Ordering::Relaxed).to_ne_bytes());
     for (word, cell) in words.iter_mut().zip(cells) {
@@ -237,7 +237,7 @@ fn copy_out(cells: &[AtomicU64], into: &mut [u8]) {
     }
 }
 
-fn copy_in(cells: &[AtomicU64], from: &[u8]) {
+pub(crate) fn copy_in(cells: &[AtomicU64], from: &[u8]) {
     let (words, rest) = from.as_chunks::<8>();
     for (word, cell) in words.iter().zip(cells) {
         cell.store(u64::from_ne_bytes(*word), Ordering::Relaxed);

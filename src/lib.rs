@@ -24,6 +24,7 @@
 //! |---|---|
 //! | messages, each to one of any number of receivers | [`Queue`], its [`Sender`] and [`Receiver`] |
 //! | messages from one sender to one receiver, as fast as possible | [`SpscQueue`], [`spsc::Sender`], [`spsc::Receiver`] |
+//! | the newest messages, from a sender that never waits | [`Sender::force_send`], [`LossyQueue`] |
 //! | a queue that never makes its senders wait | [`Queue::unbounded`] |
 //! | messages of any length | [`Queue<[u8]>`](Queue), [`SpscQueue<[u8]>`](SpscQueue), [`Grant`], [`Frame`] |
 //! | objects: strings, vectors, enums, whatever serde knows | `Queue<Object<T>>`, with the feature `serde` |
@@ -173,7 +174,7 @@ pub use self::{
     segment::{
         Change, Listed, ObjectInfo, ParticipantInfo, Peer, Recovered, Segment, SegmentOptions, Snapshot, Watcher,
     },
-    spsc::SpscQueue,
+    spsc::{LossyQueue, LossyReceiver, LossySender, SpscQueue},
     text::{Bytes, Str},
     value::{Array, Value},
 };

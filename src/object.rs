@@ -31,12 +31,15 @@ pub enum Kind {
     Lock = 7,
     /// [`crate::Latest`]
     Latest = 8,
+    /// [`crate::LossyQueue`]
+    LossyQueue = 9,
 }
 
 impl Kind {
     fn from_u32(n: u32) -> Option<Self> {
-        use Kind::{Array, Latest, Lock, Pipe, Queue, SharedPipe, SpscQueue, Value};
-        [Queue, SpscQueue, Pipe, SharedPipe, Value, Array, Lock, Latest].into_iter().find(|&kind| kind as u32 == n)
+        use Kind::{Array, Latest, Lock, LossyQueue, Pipe, Queue, SharedPipe, SpscQueue, Value};
+        let all = [Queue, SpscQueue, Pipe, SharedPipe, Value, Array, Lock, Latest, LossyQueue];
+        all.into_iter().find(|&kind| kind as u32 == n)
     }
 }
 
@@ -51,6 +54,7 @@ impl fmt::Display for Kind {
             Self::Array => "Array",
             Self::Lock => "Lock",
             Self::Latest => "Latest",
+            Self::LossyQueue => "LossyQueue",
         })
     }
 }
@@ -133,7 +137,7 @@ impl Shape {
         let capacity = usize::try_from(self.capacity).ok()?;
         let size = self.element.size as usize;
         match self.kind {
-            Kind::Queue | Kind::SpscQueue => self.ring_bytes(&self.element),
+            Kind::Queue | Kind::SpscQueue | Kind::LossyQueue => self.ring_bytes(&self.element),
             Kind::Pipe | Kind::SharedPipe => {
                 let first = self.ring_bytes(&self.element)?;
                 match &self.second {
@@ -166,6 +170,8 @@ impl Shape {
             (true, true) => ring::slot_stride(size_of::<u64>(), align_of::<u64>()),
             (true, false) => ring::slot_stride(element.size as usize, element.align as usize),
             (false, true) => Some(0),
+            // Whole words.
+            (false, false) if self.kind == Kind::LossyQueue => round_up(element.size as usize, 8),
             (false, false) => Some(element.size as usize),
         }
     }
@@ -294,7 +300,7 @@ impl Object {
         let name = untext(&fields.name).ok_or("an object without a readable name")?;
         let text = untext(&fields.element).ok_or("an object without a readable element type")?;
         let is_pipe = matches!(kind, Kind::Pipe | Kind::SharedPipe);
-        let is_ring = is_pipe || matches!(kind, Kind::Queue | Kind::SpscQueue);
+        let is_ring = is_pipe || matches!(kind, Kind::Queue | Kind::SpscQueue | Kind::LossyQueue);
         let (first_name, second_name) = match text.split_once(" -> ") {
             Some((a, b)) if is_pipe => (a.to_owned(), Some(b.to_owned())),
             _ => (text, None),
@@ -310,7 +316,7 @@ impl Object {
                 && (size > 0 || kind == Kind::Lock);
             let is_block = match is_mpmc {
                 true => size.is_power_of_two() && (BLOCK..=MAP_UNIT).contains(&(size as usize)),
-                false => size == 1,
+                false => size == 1 && kind != Kind::LossyQueue,
             };
             if fits && (!bytes || is_ring && is_block) {
                 Ok(ElementType { name, size, align, bytes })

@@ -2,6 +2,7 @@
 
 mod bytes;
 mod in_place;
+mod lossy;
 mod receiver;
 mod sender;
 
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use self::bytes::Partial;
 pub use self::bytes::{Frame, Grant};
 pub use self::in_place::{RecvGuard, Reservation, SliceGuard, SliceReservation};
+pub use self::lossy::{LossyQueue, LossyReceiver, LossySender};
 pub use self::receiver::Receiver;
 pub use self::sender::Sender;
 

@@ -15,6 +15,8 @@ mod drive;
 mod latest;
 #[path = "sweep/life.rs"]
 mod life;
+#[path = "sweep/lossy.rs"]
+mod lossy;
 #[path = "sweep/memory.rs"]
 mod memory;
 #[path = "sweep/queues.rs"]
@@ -74,6 +76,7 @@ fn table() -> Vec<Row> {
     for state in [EMPTY, MIDDLE, WRAP, FULL, FAR, CLOSED, RUN] {
         rows.push(row("queue send", state.name, queues::send(state)));
         rows.push(row("queue receive", state.name, queues::receive(state)));
+        rows.push(row("queue force_send", state.name, queues::force_send(state)));
         rows.push(row("queue send_slice", state.name, queues::send_slice(state)));
         rows.push(row("queue recv_many", state.name, queues::receive_many(state)));
         rows.push(row("queue reserve and commit", state.name, queues::reserve_and_commit(state)));
@@ -109,6 +112,10 @@ fn table() -> Vec<Row> {
     }
     rows.push(row("spsc send_timeout", "full", spsc::send_asleep(FULL)));
     rows.push(row("spsc recv_timeout", "empty", spsc::receive_asleep(EMPTY)));
+    for state in [EMPTY, MIDDLE, WRAP, FULL] {
+        rows.push(row("lossy send", state.name, lossy::send(state)));
+        rows.push(row("lossy receive", state.name, lossy::receive(state)));
+    }
     rows.push(row("value store", "", values::store()));
     rows.push(row("value fetch_add", "", values::fetch_add()));
     rows.push(row("value fetch_add", "float", values::fetch_add_float()));

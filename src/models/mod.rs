@@ -7,7 +7,9 @@
 mod closing;
 mod deaths;
 mod event;
+mod force;
 mod latest;
+mod lossy;
 mod owned;
 mod runs;
 mod spsc;

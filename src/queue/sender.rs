@@ -12,11 +12,12 @@ use crate::deadline::Deadline;
 use crate::error::{SendError, SendSliceError, SendTimeoutError, TrySendError};
 use crate::event::Surroundings;
 use crate::message::Message;
-use crate::primitive::FenceMode;
+use crate::primitive::{FenceMode, spin_loop};
 use crate::ring::owned::{Claim, Refused, Run};
 use crate::segment::Side;
 
-/// How often a send gets memory in vain, since others are faster, before it says that the queue is full.
+/// How often a send tries in vain to get memory, or the place of the oldest message, since others are faster, before it says that the
+/// queue is full.
 const PATIENCE: u32 = 10_000;
 
 /// A sending end of a [`Queue`]. Clone it for another thread: sharing one works and is slower.
@@ -241,6 +242,56 @@ impl<T: Pod> Sender<T> {
         };
         self.send_claimed(claim, &value);
         Ok(())
+    }
+
+    /// Sends without waiting: if the queue is full, in place of the oldest message, which is returned. For queues in which the newest
+    /// messages matter. Lock-free, no system call unless a receiver sleeps.
+    ///
+    /// If this process is killed after it has taken the place of a message and before it has sent its own, neither is in the
+    /// queue.
+    ///
+    /// ```
+    /// use gimmal::{Queue, Segment};
+    ///
+    /// let segment = Segment::anonymous()?;
+    /// let queue = Queue::<u32>::create(&segment, "latest", 4)?;
+    /// let (sender, receiver) = (queue.sender()?, queue.receiver()?);
+    /// let displaced: Vec<u32> = (0..6).filter_map(|n| sender.force_send(n).unwrap()).collect();
+    /// assert_eq!(displaced, [0, 1]);
+    /// assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [2, 3, 4, 5]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`TrySendError::Full`] if somebody who is stopped in the middle of a receive or a send has the oldest slot, or if the queue is
+    /// unbounded and has reached its limit; and as for [`Sender::try_send`].
+    pub fn force_send(&self, value: T) -> Result<Option<T>, TrySendError<T>> {
+        let Endpoint { queue: Queue { channel, ring, .. }, cursor, .. } = &self.end;
+        for _ in 0..PATIENCE {
+            match self.claim() {
+                Ok(claim) => {
+                    self.send_claimed(claim, &value);
+                    return Ok(None);
+                }
+                Err(TrySendError::Full(())) => {}
+                Err(refusal) => return Err(refusal.with(value)),
+            }
+            let owner = match self.owner() {
+                Ok(owner) => owner,
+                Err(refusal) => return Err(refusal.with(value)),
+            };
+            match ring.claim_oldest(cursor, owner, channel.mode()) {
+                Ok(Some(claim)) => {
+                    let displaced = ring.read(&claim);
+                    self.send_claimed(ring.take_its_place(cursor, owner, claim), &value);
+                    return Ok(Some(displaced));
+                }
+                // Somebody else receives it, or has displaced it, right now.
+                Ok(None) => spin_loop(),
+                Err(refused) => return Err(self.refusal(refused).with(value)),
+            }
+        }
+        Err(TrySendError::Full(value))
     }
 
     /// Reserves a slot if one is free now, to write a message in place: see [`Sender::reserve`].

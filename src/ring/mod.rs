@@ -1,5 +1,6 @@
 //! The rings: pure algorithms over a header and slots. No waiting, no I/O, no segment.
 
+pub(crate) mod lossy;
 pub(crate) mod owned;
 pub(crate) mod pages;
 pub(crate) mod spsc;

@@ -494,6 +494,44 @@ impl<T: Copy> Owned<T> {
         Ok(claim)
     }
 
+    /// Takes the place of the oldest message in a full ring: claims it for reading, and its slot, by [`Owned::take_its_place`], for
+    /// writing. `None` if there is room, or if the oldest is in the hands of somebody else. `cursor` is a sender's that has just
+    /// found the ring full.
+    pub(crate) fn claim_oldest(&self, cursor: &Cursor, owner: u16, mode: FenceMode) -> Result<Option<Claim>, Refused> {
+        if self.pages.is_some() {
+            return Ok(None);
+        }
+        // What lies in the slot that is to be claimed next is one lap old: nothing in the ring is older.
+        let position = cursor.next.load(Ordering::Relaxed).wrapping_sub(self.capacity());
+        let word = self.load(position);
+        if self.ahead(word, position) != 0 || !matches!(word.state(), state::FULL | state::ORPHAN) {
+            return Ok(None);
+        }
+        let taken = self.at(position, 0, state::READING, owner);
+        // The look has Acquired the commit. Release: as in `claim_full`.
+        if self.word(position).compare_exchange(word.0, taken.0, Ordering::Release, Ordering::Relaxed).is_err() {
+            return Ok(None);
+        }
+        let claim = Claim { position };
+        // Before it becomes a sender's claim, it can still be given back.
+        if self.is_closing_after_claim(mode) {
+            self.give_back(claim);
+            return Err(Refused::Closed);
+        }
+        Ok(Some(claim))
+    }
+
+    /// Makes the claim on a message that was read the claim on the slot, one lap on. All positions before it are claimed, and its
+    /// slot is ours, so that nobody else can have claimed it.
+    pub(crate) fn take_its_place(&self, cursor: &Cursor, owner: u16, claim: Claim) -> Claim {
+        let position = claim.position.wrapping_add(self.capacity());
+        let taken = self.at(position, 0, state::WRITING, owner);
+        // Release: as in `release`. Only the owner leaves READING.
+        self.slot(position).word.store(taken.0, Ordering::Release);
+        self.advance(cursor, &self.header().tail, position.wrapping_add(1), true);
+        Claim { position }
+    }
+
     /// Publishes a written slot.
     #[inline]
     pub(crate) fn commit(&self, claim: Claim) {

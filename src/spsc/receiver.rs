@@ -51,21 +51,25 @@ impl<M: Message + ?Sized> Endpoint<M> {
         Ok(())
     }
 
+    /// Why nothing will come any more, once what is there is gone.
+    pub(super) fn reason(&self) -> Option<TryRecvError> {
+        let channel = &self.queue.channel;
+        let sender = Seat::of(&channel.header().roles, Side::Sender);
+        if channel.is_closed() {
+            return Some(TryRecvError::Closed);
+        }
+        let gone = if channel.disconnects() { sender.departure() } else { None };
+        gone.map(|peer| TryRecvError::Disconnected { peer })
+    }
+
     /// Why there is nothing. The reason must be true *before* the decisive look at the ring.
     #[cold]
     fn ready_or_reason(&self, position: &mut Position, wanted: u64) -> Result<u64, TryRecvError> {
-        let SpscQueue { channel, ring, .. } = &self.queue;
-        let closed = channel.is_closed();
-        let sender = Seat::of(&channel.header().roles, Side::Sender);
-        let gone = if channel.disconnects() { sender.departure() } else { None };
-        let reason = match gone {
-            _ if closed => TryRecvError::Closed,
-            Some(peer) => TryRecvError::Disconnected { peer },
-            None => {
-                self.in_vain();
-                return Err(TryRecvError::Empty);
-            }
+        let Some(reason) = self.reason() else {
+            self.in_vain();
+            return Err(TryRecvError::Empty);
         };
+        let ring = &self.queue.ring;
         match ring.ready(position, wanted) {
             0 => Err(reason),
             ready => Ok(ready),

@@ -237,6 +237,18 @@ pub fn send(state: State) -> QueueScene {
     scene(state, act, false, |content| sent(&content, 1, &state))
 }
 
+/// A full queue loses its oldest message first.
+pub fn force_send(state: State) -> QueueScene {
+    let act: Act = |sender, _| _ = sender.force_send(message(NEW));
+    scene(state, act, false, |content| {
+        if state.closed || state.held < CAPACITY {
+            return sent(&content, 1, &state);
+        }
+        let kept = content[1..].to_vec();
+        vec![content, kept.clone(), kept.into_iter().chain([NEW]).collect()]
+    })
+}
+
 pub fn send_slice(state: State) -> QueueScene {
     let act: Act = |sender, _| _ = sender.try_send_slice(&[message(NEW), message(NEW + 1), message(NEW + 2)]);
     scene(state, act, false, |content| all_or_nothing(sent(&content, 3, &state)))

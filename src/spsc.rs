@@ -156,8 +156,7 @@ impl<M: Message + ?Sized> SpscQueue<M> {
     /// [`Error::SeatTaken`] while somebody living holds it.
     pub fn receiver(&self) -> Result<Receiver<M>, Error> {
         let end = Endpoint::seated(self, Side::Receiver)?;
-        let (position, partial) = end.receiver_position();
-        Ok(Receiver { position, partial, end })
+        Ok(Receiver { position: end.receiver_position(), partial: None, end })
     }
 
     /// Messages that fit; bytes, if that is what they are, of which each message takes eight more, rounded up to eight.
@@ -257,21 +256,24 @@ impl<M: Message + ?Sized> Endpoint<M> {
     fn sender_position(&self) -> Position {
         let SpscQueue { channel, ring, .. } = &self.queue;
         let position = ring.sender_position();
-        if M::BYTES && Transfer::of(channel.header()).succeed_sender(position.own()) {
-            channel.committed(1);
+        if !M::BYTES {
+            return position;
         }
-        position
+        Transfer::of(channel.header()).succeed_sender();
+        position.at_a_record()
     }
 
     /// The same for the receiver, who may stand in the middle of a message.
-    fn receiver_position(&self) -> (Position, Option<Partial>) {
+    fn receiver_position(&self) -> Position {
         let SpscQueue { channel, ring, .. } = &self.queue;
         let position = ring.receiver_position();
-        let lost = if M::BYTES { Transfer::of(channel.header()).succeed_receiver(position.own()) } else { None };
-        if lost.is_some() {
+        if !M::BYTES {
+            return position;
+        }
+        if Transfer::of(channel.header()).succeed_receiver(position.own()) {
             channel.released(1);
         }
-        (position, lost.map(|end| Partial::Lost { end }))
+        position.at_a_record()
     }
 
     #[inline(always)]

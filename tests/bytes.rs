@@ -474,7 +474,7 @@ fn send_long(context: &Context) -> Outcome {
     die_with_parent();
     let mut sender = Pipe::simplex_sender::<[u8]>(context.segment(0)?, "pipe", 4096)?;
     sender.send(b"before")?;
-    sender.send(&message(1, 9000))?;
+    sender.send(&message(1, context.parse(0).unwrap_or(9000)))?;
     Ok(())
 }
 
@@ -725,5 +725,74 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn a_buffer_is_not_overrun_if_a_longer_message_comes_instead() {
+    let (mut sender, mut receiver) = pipe(4096);
+    let short = Duration::from_millis(20);
+    assert_eq!(sender.send_timeout(&message(1, 5000), short), Err(SendTimeoutError::Timeout(())));
+    assert_eq!(receiver.peek_len(), Ok(5000));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..2 {
+                thread::sleep(short);
+                sender.send(&message(2, 6000)).unwrap();
+            }
+        });
+        let mut buffer = vec![0; 5000];
+        assert_eq!(receiver.recv_into(&mut buffer), Err(RecvBytesError::TooShort { needed: 6000 }));
+        assert_eq!(receiver.recv_vec(), Ok(message(2, 6000)));
+        assert_eq!(receiver.recv_max(5000).unwrap_err(), RecvBytesError::TooLong { len: 6000, max: 5000 });
+        assert_eq!(receiver.recv_vec(), Ok(message(2, 6000)));
+    });
+}
+
+/// A pipe whose sender has died in the middle of a message of `len` bytes, of which the receiver has all in hand that was there.
+fn with_a_part_in_hand(len: usize) -> (Segment, spsc::Receiver<[u8]>) {
+    let segment = Segment::anonymous().unwrap();
+    let mut receiver = Pipe::simplex_receiver::<[u8]>(&segment, "pipe", 4096).unwrap();
+    let mut child = start("send_long", &segment, &[&len.to_string()]);
+    assert_eq!(*receiver.recv().unwrap(), *b"before");
+    until("a part of the long one is there", || receiver.peek_len() == Ok(len));
+    stop(&child);
+    assert_eq!(receiver.try_recv().map(|frame| frame.len()), Err(TryRecvError::Empty));
+    kill_and_reap(&mut child);
+    (segment, receiver)
+}
+
+#[test]
+fn what_was_sent_between_two_sends_in_vain_arrives() {
+    for len in [4200, 9000, 100_000] {
+        let (segment, mut receiver) = with_a_part_in_hand(len);
+        until("its seat is free", || {
+            Pipe::simplex_sender::<[u8]>(&segment, "pipe", 4096).map(spsc::Sender::release).is_ok()
+        });
+        let mut sender = Pipe::simplex_sender::<[u8]>(&segment, "pipe", 4096).unwrap();
+        sender.send(b"between").unwrap();
+        let short = Duration::from_millis(5);
+        assert_eq!(sender.send_timeout(&message(2, 9000), short), Err(SendTimeoutError::Timeout(())));
+        assert_eq!(receiver.try_recv().map(|frame| frame.to_vec()), Ok(b"between".to_vec()));
+        assert_eq!(receiver.try_recv().map(|frame| frame.len()), Err(TryRecvError::Empty));
+    }
+}
+
+#[test]
+fn what_is_left_of_two_sends_in_vain_is_no_message() {
+    for len in [4200, 4500, 5000, 9000] {
+        let (segment, mut receiver) = with_a_part_in_hand(len);
+        until("its seat is free", || {
+            Pipe::simplex_sender::<[u8]>(&segment, "pipe", 4096).map(spsc::Sender::release).is_ok()
+        });
+        let mut sender = Pipe::simplex_sender::<[u8]>(&segment, "pipe", 4096).unwrap();
+        let short = Duration::from_millis(5);
+        assert_eq!(sender.send_timeout(&message(2, 20_000), short), Err(SendTimeoutError::Timeout(())));
+        let mut nothing =
+            || assert_eq!(receiver.try_recv().map(|frame| frame.len()), Err(TryRecvError::Empty), "{len}");
+        nothing();
+        nothing();
+        sender.send_timeout(b"after", LONG).unwrap();
+        assert_eq!(receiver.try_recv().map(|frame| frame.to_vec()), Ok(b"after".to_vec()));
     }
 }

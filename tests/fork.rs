@@ -216,6 +216,30 @@ fn a_child_goes_on_after_the_name_is_removed() {
     assert_eq!(value.receiver().unwrap().recv(), Ok(5));
 }
 
+fn a_child_forgets_what_its_parent_had_in_hand() {
+    let segment = Segment::anonymous().unwrap();
+    let queue = SpscQueue::<[u8]>::create(&segment, "queue", 4096).unwrap();
+    let bytes: Vec<u8> = (0..100_000_u32).map(|n| (n / 7) as u8).collect();
+    let mut receiver = queue.receiver().unwrap();
+    let sender = in_child(|| queue.sender().unwrap().send(&bytes).unwrap());
+    while receiver.peek_len().is_err() {}
+    assert!(receiver.try_recv().is_err(), "not all of it fits");
+    let dropped = Step::new();
+    let child = in_child(|| {
+        dropped.wait();
+        assert!(receiver.poll(std::time::Duration::from_secs(20)));
+        assert!(*receiver.try_recv().unwrap() == *bytes);
+        assert!(receiver.try_recv().is_err());
+    });
+    // The parent goes on with it, and leaves it.
+    while queue.is_empty() {}
+    assert!(receiver.try_recv().is_err());
+    drop(receiver);
+    dropped.done();
+    reap(child);
+    reap(sender);
+}
+
 fn main() {
     let tests: [(&str, fn()); 8] = [
         ("a_child_is_a_participant_of_its_own", a_child_is_a_participant_of_its_own),
@@ -237,6 +261,7 @@ fn main() {
             "a_childs_copy_of_a_row_in_place_sends_and_receives_nothing",
             a_childs_copy_of_a_row_in_place_sends_and_receives_nothing,
         ),
+        ("a_child_forgets_what_its_parent_had_in_hand", a_child_forgets_what_its_parent_had_in_hand),
         ("a_child_goes_on_after_the_name_is_removed", a_child_goes_on_after_the_name_is_removed),
     ];
     println!("\nrunning {} tests", tests.len());

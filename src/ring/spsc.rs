@@ -32,6 +32,13 @@ impl Position {
         self.own
     }
 
+    /// The same for records of bytes, which begin at multiples of eight, whatever a hostile peer says.
+    #[cfg(not(loom))]
+    pub(crate) fn at_a_record(self) -> Self {
+        let own = self.own & !7;
+        Self { own, limit: own }
+    }
+
     /// Slots that are known to be ours.
     #[inline(always)]
     pub(crate) fn left(self) -> u64 {

@@ -12,17 +12,18 @@ use crate::deadline::Deadline;
 use crate::error::{
     RecvBytesError, RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
+use crate::message::Message;
 use crate::message::sealed::Bytes;
 use crate::queue::bytes::{gather, total};
 use crate::ring::spsc::Position;
-use crate::ring::transfer::{LENGTH, State, Transfer, record};
+use crate::ring::transfer::{LENGTH, Record, State, Transfer, record};
 
 /// A message in parts is passed on in so many, so that one end can write while the other reads.
 const PARTS: u64 = 4;
 /// Bytes that are asked of the allocator at once for a message that comes in parts; more when they have come.
 const AT_ONCE: usize = 1 << 20;
 
-impl<M: Bytes + ?Sized> Endpoint<M> {
+impl<M: Message + ?Sized> Endpoint<M> {
     fn capacity(&self) -> u64 {
         self.queue.ring.capacity()
     }
@@ -31,34 +32,43 @@ impl<M: Bytes + ?Sized> Endpoint<M> {
         Transfer::of(self.queue.channel.header())
     }
 
+    /// Where the byte `offset` behind our own position is. Twice as many bytes are mapped as there are.
+    #[inline]
+    fn byte(&self, position: &Position, offset: u64) -> NonNull<u8> {
+        debug_assert!(M::BYTES && offset <= self.capacity());
+        // SAFETY: the position is in the first half of the mapping, and no more than the other half follows.
+        unsafe { self.queue.ring.place(position).cast::<u8>().add(offset as usize) }
+    }
+
     /// `len` bytes, `offset` behind our own position; the caller has seen them free, or ready.
     #[inline]
     fn bytes(&self, position: &Position, offset: u64, len: usize) -> NonNull<[u8]> {
         debug_assert!(offset + len as u64 <= self.capacity());
-        // SAFETY: the position is in the first half of the mapping, and no more than the other half follows.
-        let first = unsafe { self.queue.ring.place(position).add(offset as usize) };
-        NonNull::slice_from_raw_parts(first, len)
+        NonNull::slice_from_raw_parts(self.byte(position, offset), len)
     }
 
-    /// Writes the length in front of a message; the caller has seen the room.
+    /// Writes a word in front of a message; the caller has seen the room.
     #[inline]
-    fn write_length(&self, position: &Position, len: usize) {
-        // SAFETY: a position is a multiple of eight, and the room is ours.
-        unsafe { self.queue.ring.place(position).cast::<u64>().write(len as u64) }
+    fn write_word(&self, position: &Position, offset: u64, word: u64) {
+        // SAFETY: a position is a multiple of eight, as the offset is, and the room is ours.
+        unsafe { self.byte(position, offset).cast::<u64>().write(word) }
     }
 
-    /// The length of the message at our own position; the caller has seen it ready.
+    /// A word in front of a message; the caller has seen it ready.
     #[inline]
-    fn read_length(&self, position: &Position) -> u64 {
-        let place = self.queue.ring.place(position).cast::<u64>();
-        // SAFETY: the bytes are ours. Whatever a hostile peer has made of positions, eight bytes follow in the mapping.
-        unsafe { place.read_unaligned() }
+    fn read_word(&self, position: &Position, offset: u64) -> u64 {
+        // SAFETY: as above.
+        unsafe { self.byte(position, offset).cast::<u64>().read() }
     }
 
-    /// Room for `wanted` bytes, which is no more than the ring holds.
+    /// Room for `wanted` bytes.
     #[inline]
     fn try_room_for(&self, position: &mut Position, wanted: u64) -> Result<(), TrySendError<()>> {
-        if self.try_room(position, wanted)? >= wanted { Ok(()) } else { Err(TrySendError::Full(())) }
+        if self.room(position, wanted)? >= wanted {
+            return Ok(());
+        }
+        self.in_vain();
+        Err(TrySendError::Full(()))
     }
 }
 
@@ -116,15 +126,16 @@ impl<M: Bytes + ?Sized> fmt::Debug for Grant<'_, M> {
 
 /// What is left of a message that is passed in parts.
 struct Source<'a> {
-    len: usize,
+    left: usize,
     parts: &'a [IoSlice<'a>],
     /// Bytes of the first part that are gone.
     offset: usize,
 }
 
 impl Source<'_> {
-    /// Copies what comes next into all of `room`, and zeros behind the end.
+    /// Copies what comes next into all of `room`, which is no more than what is left.
     fn fill(&mut self, mut room: &mut [u8]) {
+        self.left -= room.len();
         while !room.is_empty() {
             let Some(part) = self.parts.first() else { break };
             let left = &part[self.offset..];
@@ -138,7 +149,6 @@ impl Source<'_> {
                 self.offset += count;
             }
         }
-        room.fill(0);
     }
 }
 
@@ -229,7 +239,7 @@ impl<M: Bytes + ?Sized> Sender<M> {
     #[inline]
     fn commit(&mut self, len: usize) {
         let Self { position, end, .. } = self;
-        end.write_length(position, len);
+        end.write_word(position, 0, len as u64);
         end.queue.ring.commit(position, record(len as u64));
         end.queue.channel.committed(1);
     }
@@ -258,63 +268,57 @@ impl<M: Bytes + ?Sized> Sender<M> {
     ) -> Result<(), SendTimeoutError<()>> {
         let len = total(parts);
         loop {
-            let source = Source { len, parts, offset: 0 };
             // In a forked child, we have to have the seat before we know where we stand.
             self.room_for_until(LENGTH, deadline)?;
-            let end = self.position.own().wrapping_add(record(len as u64));
-            self.end.transfer().begin(end);
-            let outcome = self.pass(source, end, deadline);
-            let transfer = self.end.transfer();
-            let sent = outcome.is_err() && !transfer.revoke(end) || transfer.state(end) == State::Accepted;
-            transfer.settle(self.position.own());
-            // The receiver may wait to learn where to go on.
-            self.end.queue.channel.committed(1);
-            match outcome {
-                _ if sent => return Ok(()),
-                Err(reason) => return Err(reason),
-                // The receiver has died in the middle of it, and left its seat to another: once more, from the beginning.
-                Ok(()) => {}
+            let start = self.position.own();
+            self.end.transfer().begin(start);
+            match self.pass(Source { left: len, parts, offset: 0 }, start, deadline) {
+                Ok(State::Accepted) => return Ok(()),
+                Err(reason) => return if self.end.transfer().revoke(start) { Err(reason) } else { Ok(()) },
+                // The receiver has left in the middle of it, and there is another: once more, from the beginning.
+                Ok(_) if deadline.is_some_and(Deadline::passed) => return Err(SendTimeoutError::Timeout(())),
+                Ok(_) => {}
             }
         }
     }
 
-    /// Writes all of a message, and waits until its fate is decided.
+    /// Writes all of a message, and waits until its fate is decided, which may be before it is written.
     fn pass(
         &mut self,
         mut source: Source<'_>,
-        end: u64,
+        start: u64,
         deadline: Option<Deadline>,
-    ) -> Result<(), SendTimeoutError<()>> {
+    ) -> Result<State, SendTimeoutError<()>> {
         let Self { position, end: endpoint, .. } = self;
         let (transfer, channel, ring) = (endpoint.transfer(), &endpoint.queue.channel, &endpoint.queue.ring);
-        let part = endpoint.capacity() / PARTS;
-        let mut first = true;
-        while position.own() != end {
-            let left = end.wrapping_sub(position.own()).min(part);
-            let room = channel.send_blocking(&endpoint.pace, deadline, || match transfer.state(end) {
-                State::Open => match endpoint.try_room(position, left)?.min(left) & !7 {
-                    0 => Err(TrySendError::Full(())),
-                    room => Ok(Some(room)),
-                },
-                _ => Ok(None),
+        let (len, most) = (source.left as u64, endpoint.capacity() / PARTS);
+        let mut part = Record::First((most - 2 * LENGTH).min(len));
+        while source.left > 0 {
+            let state = channel.send_blocking(&endpoint.pace, deadline, || match transfer.state(start) {
+                State::Open => endpoint.try_room_for(position, part.takes()).map(|()| State::Open),
+                decided => Ok(decided),
             })?;
-            let Some(room) = room else { return Ok(()) };
-            let length = if first { LENGTH } else { 0 };
-            if first {
-                endpoint.write_length(position, source.len);
+            if state != State::Open {
+                return Ok(state);
             }
-            let mut bytes = endpoint.bytes(position, length, (room - length) as usize);
+            endpoint.write_word(position, 0, part.header());
+            if let Record::First(_) = part {
+                endpoint.write_word(position, LENGTH, len);
+            }
+            let mut bytes = endpoint.bytes(position, part.front(), part.bytes() as usize);
             // SAFETY: the room is ours.
             source.fill(unsafe { bytes.as_mut() });
-            ring.commit(position, room);
+            ring.commit(position, part.takes());
             channel.committed(1);
-            first = false;
+            part = Record::More((most - LENGTH).min(source.left as u64));
         }
-        // Nothing is lost of what was sent: if the receiver dies with a part of it, it goes to the next one as a whole.
         channel.send_blocking(&endpoint.pace, deadline, || {
             // Disconnected and closed are reasons not to wait any longer.
             endpoint.room(position, 0)?;
-            if transfer.state(end) == State::Open { Err(TrySendError::Full(())) } else { Ok(()) }
+            match transfer.state(start) {
+                State::Open => Err(TrySendError::Full(())),
+                decided => Ok(decided),
+            }
         })
     }
 }
@@ -440,12 +444,10 @@ impl Sender<[u8]> {
 /// A message that a receiver has in hand when it is not in the ring.
 #[derive(Debug)]
 pub(super) enum Partial {
-    /// Parts of it are here.
-    Some { start: u64, end: u64, len: u64, bytes: Vec<u8> },
+    /// Parts of it are here, fewer than `len` bytes.
+    Some { start: u64, len: u64, bytes: Vec<u8> },
     /// All of it is, and is received.
     All(Vec<u8>),
-    /// It was a predecessor's, who left in the middle of it.
-    Lost { end: u64 },
 }
 
 /// Where the message is that comes next.
@@ -458,50 +460,49 @@ enum Next {
 }
 
 /// A receiver, as its calls see it while they wait.
-struct Reading<'a, M: Bytes + ?Sized> {
+struct Reading<'a, M: Message + ?Sized> {
     end: &'a Endpoint<M>,
     position: &'a mut Position,
     partial: &'a mut Option<Partial>,
+    /// One look has taken as much as it may; there may be more.
+    paused: bool,
 }
 
-impl<M: Bytes + ?Sized> Reading<'_, M> {
+impl<M: Message + ?Sized> Reading<'_, M> {
     /// In a fork child: sits down if the parent has got up, and forgets what was in the parent's hand.
     #[inline]
     fn be_seated(&mut self) -> Result<(), TryRecvError> {
         if !self.end.is_ours() {
-            self.end.sit_again().map_err(|_| TryRecvError::Detached)?;
-            (*self.position, *self.partial) = self.end.receiver_position();
+            self.end.reseat_receiver(self.position)?;
+            *self.partial = None;
         }
         Ok(())
     }
 
-    /// Gives back what was taken.
-    fn release(&mut self, count: u64) {
-        self.end.queue.ring.release(self.position, count);
-        self.end.queue.channel.released(1);
-    }
-
-    /// Goes on from `to`, up to where the sender has come at least.
-    fn skip_to(&mut self, to: u64) {
-        self.release(to.wrapping_sub(self.position.own()));
-        *self.position = self.end.queue.ring.receiver_position();
-    }
-
-    /// As many bytes as are ready, `wanted` or fewer, and one at least.
+    /// Has `wanted` bytes of a record ready, or says why there are none.
     #[inline]
-    fn ready(&mut self, wanted: u64) -> Result<u64, TryRecvError> {
-        self.end.ready(self.position, wanted).map(|ready| ready.min(wanted))
-    }
-
-    /// The length of the message that begins here, of which a part is there at least. Read once: what a hostile peer writes
-    /// there later changes nothing.
-    #[inline]
-    fn length(&mut self) -> Result<u64, TryRecvError> {
-        match self.ready(LENGTH)? {
-            LENGTH => Ok(self.end.read_length(self.position)),
-            // Nobody who follows the protocol commits less.
-            _ => Err(TryRecvError::Empty),
+    fn have(&mut self, wanted: u64) -> Result<(), TryRecvError> {
+        if self.end.ready(self.position, wanted)? >= wanted {
+            return Ok(());
         }
+        // Nobody who follows the protocol commits a part of a record.
+        self.end.ready_or_reason(self.position, wanted, wanted).map(drop)
+    }
+
+    /// The header of the next record. Read once: what a hostile peer writes there later changes nothing.
+    #[inline]
+    fn header(&mut self) -> Result<u64, TryRecvError> {
+        self.have(LENGTH)?;
+        Ok(self.end.read_word(self.position, 0))
+    }
+
+    /// The same in a look that began at `begun`. A sender may be as fast as we are, and each look comes to an end.
+    fn header_since(&mut self, begun: u64) -> Result<u64, TryRecvError> {
+        if self.position.own().wrapping_sub(begun) >= self.end.capacity() {
+            self.paused = true;
+            return Err(TryRecvError::Empty);
+        }
+        self.header()
     }
 
     /// Has the next message ready; an error if there is none, or not all of it.
@@ -509,93 +510,126 @@ impl<M: Bytes + ?Sized> Reading<'_, M> {
     fn next(&mut self) -> Result<Next, TryRecvError> {
         self.be_seated()?;
         if self.partial.is_none() {
-            let len = self.length()?;
-            let wanted = record(len);
-            if wanted <= self.end.capacity() && self.ready(wanted)? == wanted {
-                return Ok(Next::InPlace(len as usize));
+            let header = self.header()?;
+            let wanted = record(header);
+            if wanted <= self.end.capacity() {
+                self.have(wanted)?;
+                return Ok(Next::InPlace(header as usize));
             }
-            self.begin(len);
         }
         self.next_in_parts()
     }
 
-    /// Begins with a message that is longer than the ring.
-    #[cold]
-    fn begin(&mut self, len: u64) {
-        let start = self.position.own();
-        let end = start.wrapping_add(record(len));
-        self.end.transfer().take(end);
-        let bytes = Vec::with_capacity(usize::try_from(len).map_or(AT_ONCE, |len| len.min(AT_ONCE)));
-        *self.partial = Some(Partial::Some { start, end, len, bytes });
-        self.release(LENGTH);
-    }
-
     #[cold]
     fn next_in_parts(&mut self) -> Result<Next, TryRecvError> {
-        let transfer = self.end.transfer();
-        while let Some(partial) = self.partial.take() {
-            match partial {
-                Partial::All(bytes) => {
-                    *self.partial = Some(Partial::All(bytes));
-                    return Ok(Next::InHand);
-                }
-                Partial::Some { start, end, len, mut bytes } => {
-                    let left = end.wrapping_sub(self.position.own());
-                    let ready = self.ready(left);
-                    // After the look at what is there: that may belong to another message already.
-                    if let Some(torn) = transfer.torn(start, end) {
-                        self.skip_to(torn);
-                        continue;
-                    }
-                    let count = *ready.as_ref().unwrap_or(&0);
-                    let missing = usize::try_from(len - bytes.len() as u64).unwrap_or(usize::MAX);
-                    let part = self.end.bytes(self.position, 0, missing.min(count as usize));
-                    // SAFETY: the bytes are ready, hence ours.
-                    bytes.extend_from_slice(unsafe { part.as_ref() });
-                    *self.partial = Some(match count == left {
-                        false => Partial::Some { start, end, len, bytes },
-                        true if transfer.accept(end) => Partial::All(bytes),
-                        true => Partial::Lost { end },
-                    });
-                    // Behind the acceptance: until then a successor has to know that we are in the middle.
-                    self.release(ready?);
-                }
-                Partial::Lost { end } => match transfer.resume(self.position.own(), end) {
-                    Some(at) => self.skip_to(at),
-                    None => {
-                        *self.partial = Some(Partial::Lost { end });
-                        let left = end.wrapping_sub(self.position.own());
-                        // The sender may need room before it learns of it.
-                        let ready = if left == 0 { Err(TryRecvError::Empty) } else { self.ready(left) };
-                        self.release(ready?);
-                    }
-                },
+        let begun = self.position.own();
+        loop {
+            if let Some(Partial::All(_)) = self.partial {
+                return Ok(Next::InHand);
             }
+            let record = Record::of(self.header_since(begun)?);
+            self.have(record.takes())?;
+            match record {
+                Record::Whole(len) => {
+                    // What is in hand is torn.
+                    *self.partial = None;
+                    return Ok(Next::InPlace(len as usize));
+                }
+                Record::First(_) => self.begin(),
+                Record::More(_) => {}
+            }
+            self.take(record);
         }
-        self.next()
+    }
+
+    /// Begins with a message that comes in parts.
+    fn begin(&mut self) {
+        let (start, len) = (self.position.own(), self.end.read_word(self.position, LENGTH));
+        let bytes = Vec::with_capacity(usize::try_from(len).map_or(AT_ONCE, |len| len.min(AT_ONCE)));
+        *self.partial = Some(Partial::Some { start, len, bytes });
+    }
+
+    /// Takes a part of the message in hand; of none, if we have not seen it begin.
+    fn take(&mut self, record: Record) {
+        if let Some(Partial::Some { start, len, mut bytes }) = self.partial.take() {
+            let missing = usize::try_from(len - bytes.len() as u64).unwrap_or(usize::MAX);
+            let part = self.end.bytes(self.position, record.front(), missing.min(record.bytes() as usize));
+            // SAFETY: the bytes are ready, hence ours.
+            bytes.extend_from_slice(unsafe { part.as_ref() });
+            *self.partial = match bytes.len() as u64 == len {
+                false => Some(Partial::Some { start, len, bytes }),
+                true if self.end.transfer().accept(start) => Some(Partial::All(bytes)),
+                true => None,
+            };
+        }
+        // Behind the acceptance: a successor must not find the next message here while this one is open.
+        self.end.queue.ring.release(self.position, record.takes());
+        self.end.queue.channel.released(1);
     }
 
     /// The length of the next message, of which a part is there at least.
     fn len(&mut self) -> Result<usize, TryRecvError> {
         self.be_seated()?;
-        if let Some(Partial::Lost { .. }) = self.partial {
-            self.next()?;
-        }
-        let len = match self.partial {
-            Some(Partial::Some { len, .. }) => *len,
-            Some(Partial::All(bytes)) => bytes.len() as u64,
-            _ => self.length()?,
+        let begun = self.position.own();
+        let len = loop {
+            let in_hand = match self.partial {
+                Some(Partial::All(bytes)) => break bytes.len() as u64,
+                Some(Partial::Some { len, .. }) => Some(*len),
+                None => None,
+            };
+            match (self.header_since(begun).map(Record::of), in_hand) {
+                (Ok(Record::More(_)) | Err(TryRecvError::Empty), Some(len)) => break len,
+                (Ok(Record::Whole(len)), _) => break len,
+                (Ok(Record::First(_)), _) => {
+                    self.have(2 * LENGTH)?;
+                    break self.end.read_word(self.position, LENGTH);
+                }
+                // What is left of one that was torn.
+                (Ok(record @ Record::More(_)), None) => {
+                    self.have(record.takes())?;
+                    self.take(record);
+                }
+                (Err(reason), _) => return Err(reason),
+            }
         };
         Ok(usize::try_from(len).unwrap_or(usize::MAX))
     }
 }
 
-impl<M: Bytes + ?Sized> Receiver<M> {
+impl<M: Message + ?Sized> Receiver<M> {
     #[inline]
     fn reading(&mut self) -> Reading<'_, M> {
-        Reading { end: &self.end, position: &mut self.position, partial: &mut self.partial }
+        Reading { end: &self.end, position: &mut self.position, partial: &mut self.partial, paused: false }
     }
 
+    /// The slow path of every blocking receive.
+    #[inline(never)]
+    fn until<R>(
+        &mut self,
+        deadline: Option<Deadline>,
+        attempt: impl Fn(&mut Reading<'_, M>) -> Result<R, TryRecvError>,
+    ) -> Result<R, RecvTimeoutError> {
+        let mut reading = self.reading();
+        let end = reading.end;
+        end.queue.channel.receive_blocking(&end.pace, deadline, || {
+            loop {
+                let result = attempt(&mut reading);
+                let paused = core::mem::take(&mut reading.paused);
+                // There may be more to take: no reason to sleep.
+                if result.is_ok() || !paused || deadline.is_some_and(Deadline::passed) {
+                    return result;
+                }
+            }
+        })
+    }
+
+    /// Waits until all of a message is there; one that comes in parts is then in hand.
+    pub(super) fn message_until(&mut self, deadline: Option<Deadline>) -> Result<(), RecvTimeoutError> {
+        self.until(deadline, |reading| reading.next().map(drop))
+    }
+}
+
+impl<M: Bytes + ?Sized> Receiver<M> {
     /// The next message, if all of it is there.
     #[inline]
     pub(crate) fn try_frame(&mut self) -> Result<Frame<'_, M>, TryRecvError> {
@@ -615,18 +649,6 @@ impl<M: Bytes + ?Sized> Receiver<M> {
             Err(_) => self.until(deadline(), |reading| reading.next())?,
         };
         Ok(Frame { receiver: self, next, kept: true })
-    }
-
-    /// The slow path of every blocking receive.
-    #[inline(never)]
-    fn until<R>(
-        &mut self,
-        deadline: Option<Deadline>,
-        attempt: impl Fn(&mut Reading<'_, M>) -> Result<R, TryRecvError>,
-    ) -> Result<R, RecvTimeoutError> {
-        let mut reading = self.reading();
-        let end = reading.end;
-        end.queue.channel.receive_blocking(&end.pace, deadline, || attempt(&mut reading))
     }
 }
 
@@ -742,7 +764,7 @@ impl Receiver<[u8]> {
     pub fn try_recv_into(&mut self, buffer: &mut [u8]) -> Result<usize, RecvBytesError<TryRecvError>> {
         match self.reading().len()? {
             needed if needed > buffer.len() => Err(RecvBytesError::TooShort { needed }),
-            _ => Ok(copy_out(self.try_recv()?, buffer)),
+            _ => copy_out(self.try_recv()?, buffer),
         }
     }
 
@@ -754,7 +776,7 @@ impl Receiver<[u8]> {
     pub fn recv_into(&mut self, buffer: &mut [u8]) -> Result<usize, RecvBytesError> {
         match no_deadline_recv(self.until(None, |reading| reading.len()))? {
             needed if needed > buffer.len() => Err(RecvBytesError::TooShort { needed }),
-            _ => Ok(copy_out(self.recv()?, buffer)),
+            _ => copy_out(self.recv()?, buffer),
         }
     }
 
@@ -773,7 +795,7 @@ impl Receiver<[u8]> {
     pub fn recv_max(&mut self, max: usize) -> Result<Frame<'_>, RecvBytesError> {
         match no_deadline_recv(self.until(None, |reading| reading.len()))? {
             len if len > max => Err(RecvBytesError::TooLong { len, max }),
-            _ => Ok(self.recv()?),
+            _ => no_longer_than(self.recv()?, max),
         }
     }
 
@@ -796,9 +818,28 @@ impl Receiver<[u8]> {
     }
 }
 
-/// Copies a message into the front of `buffer`, which is long enough.
-fn copy_out(frame: Frame<'_>, buffer: &mut [u8]) -> usize {
+/// Copies a message into the front of `buffer`, unless it is another one than was asked for, and too long.
+#[inline]
+fn copy_out<E>(frame: Frame<'_>, buffer: &mut [u8]) -> Result<usize, RecvBytesError<E>> {
+    let needed = frame.len();
+    match buffer.get_mut(..needed) {
+        Some(room) => {
+            room.copy_from_slice(&frame);
+            Ok(needed)
+        }
+        None => {
+            frame.give_back();
+            Err(RecvBytesError::TooShort { needed })
+        }
+    }
+}
+
+/// As `copy_out`, for what is read in place.
+fn no_longer_than<E>(frame: Frame<'_>, max: usize) -> Result<Frame<'_>, RecvBytesError<E>> {
     let len = frame.len();
-    buffer[..len].copy_from_slice(&frame);
-    len
+    if len <= max {
+        return Ok(frame);
+    }
+    frame.give_back();
+    Err(RecvBytesError::TooLong { len, max })
 }

@@ -38,16 +38,16 @@ impl<M: Message + ?Sized> Endpoint<M> {
             self.reseat_receiver(position)?;
         }
         match self.queue.ring.ready(position, wanted) {
-            0 => self.ready_or_reason(position, wanted),
+            0 => self.ready_or_reason(position, 1, wanted),
             ready => Ok(ready),
         }
     }
 
     /// In a fork child: sits down if the parent has got up.
     #[cold]
-    fn reseat_receiver(&self, position: &mut Position) -> Result<(), TryRecvError> {
+    pub(super) fn reseat_receiver(&self, position: &mut Position) -> Result<(), TryRecvError> {
         self.sit_again().map_err(|_| TryRecvError::Detached)?;
-        *position = self.queue.ring.receiver_position();
+        *position = self.receiver_position();
         Ok(())
     }
 
@@ -62,16 +62,21 @@ impl<M: Message + ?Sized> Endpoint<M> {
         gone.map(|peer| TryRecvError::Disconnected { peer })
     }
 
-    /// Why there is nothing. The reason must be true *before* the decisive look at the ring.
+    /// Why there are fewer than `least`. The reason must be true *before* the decisive look at the ring.
     #[cold]
-    fn ready_or_reason(&self, position: &mut Position, wanted: u64) -> Result<u64, TryRecvError> {
+    pub(super) fn ready_or_reason(
+        &self,
+        position: &mut Position,
+        least: u64,
+        wanted: u64,
+    ) -> Result<u64, TryRecvError> {
         let Some(reason) = self.reason() else {
             self.in_vain();
             return Err(TryRecvError::Empty);
         };
         let ring = &self.queue.ring;
         match ring.ready(position, wanted) {
-            0 => Err(reason),
+            ready if ready < least => Err(reason),
             ready => Ok(ready),
         }
     }
@@ -94,10 +99,11 @@ impl<M: Message + ?Sized> Receiver<M> {
     }
 
     /// Whether a message is there, waiting for one for at most `timeout`; it is not taken. `true` also when the other end
-    /// is gone, since a receive would not wait then.
+    /// is gone, since a receive would not wait then. The parts of a message that is longer than its pipe are taken in hand meanwhile.
     pub fn poll(&mut self, timeout: Duration) -> bool {
-        let in_hand = matches!(self.partial, Some(Partial::All(_)));
-        in_hand || !matches!(self.ready_until(1, Deadline::after(timeout)), Err(RecvTimeoutError::Timeout))
+        let deadline = Deadline::after(timeout);
+        let ready = if M::BYTES { self.message_until(deadline) } else { self.ready_until(1, deadline) };
+        !matches!(ready, Err(RecvTimeoutError::Timeout))
     }
 
     /// Gives the seat up without telling the sender, so that another thread or process can take it and go on.

@@ -254,13 +254,8 @@ impl<M: Message + ?Sized> Endpoint<M> {
 
     /// Where the sender goes on who has just sat down.
     fn sender_position(&self) -> Position {
-        let SpscQueue { channel, ring, .. } = &self.queue;
-        let position = ring.sender_position();
-        if !M::BYTES {
-            return position;
-        }
-        Transfer::of(channel.header()).succeed_sender();
-        position.at_a_record()
+        let position = self.queue.ring.sender_position();
+        if M::BYTES { position.at_a_record() } else { position }
     }
 
     /// The same for the receiver, who may stand in the middle of a message.

@@ -2,19 +2,6 @@
 
 use super::*;
 
-/// A participant that died holding a slot, as the kernel proves it: everything it did is visible to the repairer.
-fn dies(
-    memory: &Arc<Memory<Slot<u64>>>,
-    proof: &loom::sync::Arc<AtomicU32>,
-    last: impl FnOnce(&Owned<u64>) + Send + 'static,
-) -> Job {
-    let (memory, proof) = (Arc::clone(memory), loom::sync::Arc::clone(proof));
-    Box::new(move || {
-        last(&memory.ring());
-        proof.store(1, Ordering::Release);
-    })
-}
-
 /// Waits for the proof, then sweeps for participant 1, twice: the first repairer may have died.
 fn repairer(memory: &Arc<Memory<Slot<u64>>>, proof: &loom::sync::Arc<AtomicU32>) -> Job {
     let (memory, proof) = (Arc::clone(memory), loom::sync::Arc::clone(proof));

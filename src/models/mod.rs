@@ -13,6 +13,8 @@ mod lossy;
 mod owned;
 mod runs;
 mod spsc;
+mod transfer;
+mod whole;
 
 use core::ops::ControlFlow;
 use core::ptr::NonNull;
@@ -146,6 +148,19 @@ impl Log {
     fn take(&self) -> Vec<u64> {
         std::mem::take(&mut *self.0.lock().unwrap())
     }
+}
+
+/// A participant that died holding a slot, as the kernel proves it: everything it did is visible to the repairer.
+fn dies(
+    memory: &Arc<Memory<Slot<u64>>>,
+    proof: &loom::sync::Arc<AtomicU32>,
+    last: impl FnOnce(&Owned<u64>) + Send + 'static,
+) -> Job {
+    let (memory, proof) = (Arc::clone(memory), loom::sync::Arc::clone(proof));
+    Box::new(move || {
+        last(&memory.ring());
+        proof.store(1, Ordering::Release);
+    })
 }
 
 /// A sender with id `owner` of `values`, for which there is room.

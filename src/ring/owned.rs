@@ -451,7 +451,6 @@ impl<T: Copy> Owned<T> {
     }
 
     /// The same, with runs that stay whole.
-    #[cfg(not(loom))]
     pub(crate) fn of_whole_runs(self) -> Self {
         Self { words: self.words.of_whole_runs(), ..self }
     }

@@ -27,7 +27,6 @@ pub(crate) struct Position {
 
 impl Position {
     /// How many slots this end has used.
-    #[cfg(not(loom))]
     pub(crate) fn own(self) -> u64 {
         self.own
     }

@@ -19,8 +19,9 @@
 //!
 //! Both ends have to agree on whether such a message was sent, since the receiver has copied most of it and given the bytes back
 //! before the rest is there, and either may die at any moment. So it is decided in one word: while it is open, `streaming` tells
-//! where it begins; the receiver, when it has all of it, makes it ACCEPTED; the sender whose time is up, or either's
-//! successor, takes it back. Whoever comes first decides.
+//! where it begins; the receiver, when it has all of it, makes it ACCEPTED; the sender whose time is up, or the receiver's
+//! successor, takes it back. Whoever comes first decides. A sender's successor has nothing to do: what it sends next tears what
+//! was not yet whole, and what was whole is a message.
 //!
 //! # Orderings
 //!
@@ -137,15 +138,6 @@ impl<'a> Transfer<'a> {
     /// The message will not be sent, unless it was accepted already: `false`.
     pub(crate) fn revoke(&self, start: u64) -> bool {
         !matches!(self.change(Self::open(start), IDLE), Err(word) if word == Self::open(start) | ACCEPTED)
-    }
-
-    /// Ends what a sender has left that is gone. The caller has taken its seat.
-    pub(crate) fn succeed_sender(&self) {
-        let word = self.0.load(Ordering::Relaxed);
-        if word & ACCEPTED == 0 {
-            // It fails if the receiver accepts at this moment.
-            let _ = self.change(word, IDLE);
-        }
     }
 
     // --- the receiver's part ---

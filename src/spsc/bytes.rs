@@ -562,7 +562,7 @@ impl<M: Message + ?Sized> Reading<'_, M> {
                 true => None,
             };
         }
-        // Behind the acceptance: a successor must not find the next message here while this one is open.
+        // The sender waits for room, or for the acceptance.
         self.end.queue.ring.release(self.position, record.takes());
         self.end.queue.channel.released(1);
     }

@@ -22,7 +22,6 @@ impl Run {
     }
 
     /// Where it begins.
-    #[cfg(not(loom))]
     pub(crate) fn position(&self) -> u64 {
         self.position
     }
@@ -71,11 +70,14 @@ impl Words {
                 Relation::Same if word.state() == state::FREE => {
                     let extra = self.count_free(position, most) - 1;
                     if extra + 1 < least as u64 {
-                        // Unless somebody has claimed the first one meanwhile, and the others with it.
-                        if self.load(position) == word {
+                        let behind = position.wrapping_add(extra + 1);
+                        if self.relate(self.load(behind), behind) == Relation::Behind {
                             cursor.next.store(position, Ordering::Relaxed);
                             return None;
                         }
+                        // Somebody has claimed the first one, too, meanwhile. A load might not see that yet; this fails then.
+                        let _ =
+                            self.word(position).compare_exchange(word.0, word.0, Ordering::Relaxed, Ordering::Relaxed);
                         continue;
                     }
                     let taken = self.at(position, extra, state::WRITING, owner);
@@ -147,8 +149,8 @@ impl Words {
 
     pub(crate) fn mark_done(&self, run: &Run) {
         let done = self.at(run.position, run.extra, state::DONE, run.owner);
-        // Relaxed: for a repairer, who sees everything that we did.
-        self.word(run.position).store(done.0, Ordering::Relaxed);
+        // Release: as the claim, which this takes the place of, see `Owned::claim_full`.
+        self.word(run.position).store(done.0, Ordering::Release);
     }
 
     /// Frees a run, its first slot last, so that whoever sees that one free does not take the next ones for unclaimed.

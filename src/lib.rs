@@ -29,6 +29,8 @@
 //! | messages of any length | [`Queue<[u8]>`](Queue), [`SpscQueue<[u8]>`](SpscQueue), [`Grant`], [`Frame`] |
 //! | objects: strings, vectors, enums, whatever serde knows | `Queue<Object<T>>`, with the feature `serde` |
 //! | a conversation between two | [`Pipe::pair`], [`Pipe::create`], [`Pipe::connect`] |
+//! | a stream of bytes, `Read` and `Write` | [`End::into_stream`] |
+//! | a descriptor to wait for in `poll` or `epoll` | [`Receiver::doorbell`] |
 //! | a conversation between two groups | [`Pipe::shared`] |
 //! | a number, a flag | [`Value`] |
 //! | many numbers | [`Array`] |
@@ -113,6 +115,8 @@ mod channel;
 mod copy;
 mod deadline;
 #[cfg(not(loom))]
+mod doorbell;
+#[cfg(not(loom))]
 mod error;
 mod event;
 mod ids;
@@ -161,6 +165,7 @@ pub use bytemuck::{self, Pod, Zeroable};
 pub use self::{
     atomic::{Atomic, Bits, Number, Scalar},
     capabilities::{Capabilities, capabilities},
+    doorbell::Doorbell,
     error::{
         Departure, Error, RecvBytesError, RecvError, RecvTimeoutError, SendError, SendSliceError, SendTimeoutError,
         Timeout, TooLong, TryRecvError, TrySendError,
@@ -169,7 +174,7 @@ pub use self::{
     lock::{Lock, LockError, LockGuard, Over},
     message::Message,
     object::Kind,
-    pipe::{End, Ends, Pipe, SharedEnd, SharedEnds},
+    pipe::{End, Ends, Pipe, Reader, SharedEnd, SharedEnds, Stream, Writer},
     queue::{Frame, Grant, IntoIter, Queue, QueueOptions, Receiver, RecvGuard, Reservation, Sender},
     segment::{
         Change, Listed, ObjectInfo, ParticipantInfo, Peer, Recovered, Segment, SegmentOptions, Snapshot, Watcher,

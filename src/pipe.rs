@@ -3,9 +3,11 @@
 mod bytes;
 mod end;
 mod shared;
+mod stream;
 
 pub use self::end::End;
 pub use self::shared::SharedEnd;
+pub use self::stream::{Reader, Stream, Writer};
 
 use crate::error::Error;
 use crate::layout::ENTRY_SIMPLEX;

@@ -290,6 +290,15 @@ impl<M: Message + ?Sized> Queue<M> {
         self.ring.is_full(self.channel.attached().id())
     }
 
+    /// Whether a receive would not wait now, by somebody who reads `ours` messages in place at the moment.
+    fn is_ready(&self, ours: usize) -> bool {
+        let Self { channel, ring, .. } = self;
+        let id = channel.attached().id();
+        // Before the look at the ring.
+        let over = channel.is_closed() || channel.disconnects() && channel.nobody_left(Side::Sender).is_some();
+        ring.len(id) > 0 || over && !ring.is_unsettled(id, ours)
+    }
+
     /// Ends the queue for everybody, for good: sends fail with `Closed`, receives return what is there and then `Closed`.
     /// A send that is under way either arrives or fails. While another receiver is in the middle of a receive, or holds a
     /// [`RecvGuard`], receives wait for the outcome: the message may come back.

@@ -10,7 +10,8 @@ use bytemuck::Pod;
 use super::{BATCH, Endpoint, Queue, RecvGuard};
 use crate::channel::no_deadline_recv;
 use crate::deadline::Deadline;
-use crate::error::{RecvError, RecvTimeoutError, TryRecvError};
+use crate::doorbell::Doorbell;
+use crate::error::{Error, RecvError, RecvTimeoutError, TryRecvError};
 use crate::event::Surroundings;
 use crate::message::Message;
 use crate::primitive::Ordering;
@@ -80,22 +81,27 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// Whether a message is there, waiting for one for at most `timeout`; it is not taken, and another receiver may be faster.
     /// `true` also when none is and none will come, since a receive would not wait then.
     pub fn poll(&self, timeout: Duration) -> bool {
-        let Endpoint { queue: Queue { channel, ring, .. }, pace, guards, .. } = &self.end;
-        let is_ready = || {
-            let over = channel.is_closed() || channel.disconnects() && channel.nobody_left(Side::Sender).is_some();
-            let unsettled = || ring.is_unsettled(channel.attached().id(), guards.load(Ordering::Relaxed));
-            if ring.len(channel.attached().id()) > 0 || over && !unsettled() {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
+        let Endpoint { queue, pace, guards, .. } = &self.end;
+        let is_ready = || match queue.is_ready(guards.load(Ordering::Relaxed)) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
         };
+        let channel = &queue.channel;
         let ready = channel.wait(&channel.header().not_empty, pace, Deadline::after(timeout), is_ready).is_some();
         if ready {
             // Whoever was woken has taken nothing.
             channel.committed(1);
         }
         ready
+    }
+
+    /// A descriptor that becomes readable when there is something to receive, for `poll` and `epoll`: see [`Doorbell`].
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the system has no descriptor or no thread to give.
+    pub fn doorbell(&self) -> Result<Doorbell, Error> {
+        let queue = self.end.queue.clone();
+        Doorbell::new(&self.end.queue.channel, move || queue.is_ready(0))
     }
 
     /// See [`Queue::close`].

@@ -5,7 +5,8 @@
 //! decided what became of the message: received, or lost.
 //!
 //! A receiver copies before it knows. So messages are written and read as Relaxed words, with a fence between the move and the first
-//! write, and one between the last read and the move: a receiver that has read any word of a later message finds `head` moved.
+//! write, and one between the last read and the move: a receiver that has read any word of a later message finds `head` moved. (The
+//! models do not miss these fences: a read-modify-write of loom's always finds the newest value, which the standard does not promise.)
 //!
 //! A death needs no repair. A sender that dies before its message is committed may have made room for it: then a message is lost, and
 //! none has come.

@@ -101,7 +101,7 @@ fn running() -> bool {
             RUNNING => return true,
             STARTING => drop(THREAD.wait(STARTING, None)),
             ABSENT if word.compare_exchange(ABSENT, STARTING, Ordering::Relaxed, Ordering::Relaxed).is_ok() => {
-                if !thread::spawn_quiet("gimmal-sentinel", run) {
+                if thread::spawn_quiet("gimmal-sentinel", run).is_err() {
                     set_thread(ABSENT);
                     return false;
                 }

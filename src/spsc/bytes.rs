@@ -652,6 +652,35 @@ impl<M: Bytes + ?Sized> Receiver<M> {
     }
 }
 
+/// The message in front, for a stream of bytes, which takes parts of it at a time.
+impl Receiver<[u8]> {
+    /// The length of the message in front, waiting for it until `deadline`.
+    pub(crate) fn front(&mut self, deadline: Option<Deadline>) -> Result<usize, RecvTimeoutError> {
+        let frame = self.frame(|| deadline)?;
+        let len = frame.len();
+        frame.give_back();
+        Ok(len)
+    }
+
+    /// The message that [`Receiver::front`] has found; nothing, if it has found none.
+    pub(crate) fn front_bytes(&mut self) -> &[u8] {
+        match self.reading().next() {
+            // SAFETY: the message is ready, hence ours as long as the receiver is borrowed.
+            Ok(Next::InPlace(len)) => unsafe { self.end.bytes(&self.position, LENGTH, len).as_ref() },
+            Ok(Next::InHand) => match &self.partial {
+                Some(Partial::All(bytes)) => bytes,
+                _ => &[],
+            },
+            Err(_) => &[],
+        }
+    }
+
+    /// Receives the message in front, if there is one.
+    pub(crate) fn pop_front(&mut self) {
+        drop(self.try_frame());
+    }
+}
+
 /// A message of bytes that is being received; it derefs to `&[u8]`. Dropping it ends the receive.
 ///
 /// It is read in place, in shared memory, and relies on everybody following the protocol. If

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
 
+use super::receiver::is_over;
 use super::{Endpoint, GetUp, SpscQueue};
 use crate::channel::no_deadline_recv;
 use crate::deadline::Deadline;
@@ -243,7 +244,7 @@ impl<T: Pod> LossyReceiver<T> {
             return Ok(value);
         }
         // The reason must be true before the decisive look at the ring.
-        let Some(reason) = end.reason() else {
+        let Some(reason) = is_over(&end.queue.channel) else {
             end.in_vain();
             return Err(TryRecvError::Empty);
         };
@@ -289,7 +290,7 @@ impl<T: Pod> LossyReceiver<T> {
     pub fn poll(&mut self, timeout: Duration) -> bool {
         let Self { own, ring, end, .. } = self;
         let channel = &end.queue.channel;
-        let is_there = || match ring.is_ready(*own) || end.reason().is_some() {
+        let is_there = || match ring.is_ready(*own) || is_over(&end.queue.channel).is_some() {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         };

@@ -8,11 +8,12 @@ use bytemuck::Pod;
 #[cfg(doc)]
 use super::Sender;
 use super::{Endpoint, GetUp, Partial, RecvGuard, SliceGuard, SpscQueue};
-use crate::channel::no_deadline_recv;
+use crate::channel::{Channel, no_deadline_recv};
 use crate::deadline::Deadline;
-use crate::error::{RecvError, RecvTimeoutError, TryRecvError};
+use crate::doorbell::Doorbell;
+use crate::error::{Error, RecvError, RecvTimeoutError, TryRecvError};
 use crate::message::Message;
-use crate::ring::spsc::Position;
+use crate::ring::spsc::{Position, len};
 use crate::seat::Seat;
 use crate::segment::Side;
 
@@ -28,6 +29,16 @@ impl<M: Message + ?Sized> fmt::Debug for Receiver<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Receiver").field("queue", &self.end.queue).finish()
     }
+}
+
+/// Why nothing will come any more, once what is there is gone.
+pub(super) fn is_over(channel: &Channel) -> Option<TryRecvError> {
+    let sender = Seat::of(&channel.header().roles, Side::Sender);
+    if channel.is_closed() {
+        return Some(TryRecvError::Closed);
+    }
+    let gone = if channel.disconnects() { sender.departure() } else { None };
+    gone.map(|peer| TryRecvError::Disconnected { peer })
 }
 
 impl<M: Message + ?Sized> Endpoint<M> {
@@ -51,17 +62,6 @@ impl<M: Message + ?Sized> Endpoint<M> {
         Ok(())
     }
 
-    /// Why nothing will come any more, once what is there is gone.
-    pub(super) fn reason(&self) -> Option<TryRecvError> {
-        let channel = &self.queue.channel;
-        let sender = Seat::of(&channel.header().roles, Side::Sender);
-        if channel.is_closed() {
-            return Some(TryRecvError::Closed);
-        }
-        let gone = if channel.disconnects() { sender.departure() } else { None };
-        gone.map(|peer| TryRecvError::Disconnected { peer })
-    }
-
     /// Why there are fewer than `least`. The reason must be true *before* the decisive look at the ring.
     #[cold]
     pub(super) fn ready_or_reason(
@@ -70,7 +70,7 @@ impl<M: Message + ?Sized> Endpoint<M> {
         least: u64,
         wanted: u64,
     ) -> Result<u64, TryRecvError> {
-        let Some(reason) = self.reason() else {
+        let Some(reason) = is_over(&self.queue.channel) else {
             self.in_vain();
             return Err(TryRecvError::Empty);
         };
@@ -104,6 +104,18 @@ impl<M: Message + ?Sized> Receiver<M> {
         let deadline = Deadline::after(timeout);
         let ready = if M::BYTES { self.message_until(deadline) } else { self.ready_until(1, deadline) };
         !matches!(ready, Err(RecvTimeoutError::Timeout))
+    }
+
+    /// A descriptor that becomes readable when there is something to receive, for `poll` and `epoll`: see [`Doorbell`]. Of a message
+    /// that comes in parts, a part is something: receive until that says Empty, all the same.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the system has no descriptor or no thread to give.
+    pub fn doorbell(&self) -> Result<Doorbell, Error> {
+        let SpscQueue { channel, ring, .. } = &self.end.queue;
+        let (of_thread, capacity) = (channel.clone(), ring.capacity());
+        let is_ready = move || len(of_thread.header(), capacity) > 0 || is_over(&of_thread).is_some();
+        Doorbell::new(channel, is_ready)
     }
 
     /// Gives the seat up without telling the sender, so that another thread or process can take it and go on.

@@ -2,6 +2,7 @@
 
 pub(crate) use nix::errno::Errno;
 
+pub(crate) mod bell;
 pub(crate) mod clock;
 pub(crate) mod file;
 pub(crate) mod fork;

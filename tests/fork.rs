@@ -241,7 +241,7 @@ fn a_child_forgets_what_its_parent_had_in_hand() {
 }
 
 fn main() {
-    let tests: [(&str, fn()); 8] = [
+    let tests: [(&str, fn()); 9] = [
         ("a_child_is_a_participant_of_its_own", a_child_is_a_participant_of_its_own),
         ("a_fork_in_the_middle_of_a_change_is_two_changes", a_fork_in_the_middle_of_a_change_is_two_changes),
         (

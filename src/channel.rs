@@ -75,6 +75,11 @@ impl Channel {
         }
     }
 
+    /// Where it is: a byte of it.
+    pub(crate) fn place(&self) -> (&Arc<Attached>, NonNull<u8>) {
+        (&self.attached, self.header.cast())
+    }
+
     #[inline(always)]
     pub(crate) fn attached(&self) -> &Attached {
         &self.attached

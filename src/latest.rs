@@ -100,6 +100,11 @@ pub struct Versioned<T> {
 }
 
 impl<T: Pod> Latest<T> {
+    /// Where it is: a byte of it.
+    pub(crate) fn place(&self) -> (&Arc<Attached>, NonNull<u8>) {
+        (&self.attached, self.header.cast())
+    }
+
     const CHECK: () = {
         assert!(size_of::<T>() > 0, "gimmal: a value without bytes has no versions that differ");
         assert!(align_of::<T>() <= 64, "gimmal: values may be aligned to at most 64 bytes");

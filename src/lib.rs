@@ -30,6 +30,7 @@
 //! | objects: strings, vectors, enums, whatever serde knows | `Queue<Object<T>>`, with the feature `serde` |
 //! | a conversation between two | [`Pipe::pair`], [`Pipe::create`], [`Pipe::connect`] |
 //! | a stream of bytes, `Read` and `Write` | [`End::into_stream`] |
+//! | any of these, told to another process | [`Share::handle`] |
 //! | a descriptor to wait for in `poll` or `epoll` | [`Receiver::doorbell`] |
 //! | a conversation between two groups | [`Pipe::shared`] |
 //! | a number, a flag | [`Value`] |
@@ -119,6 +120,8 @@ mod doorbell;
 #[cfg(not(loom))]
 mod error;
 mod event;
+#[cfg(not(loom))]
+mod handle;
 mod ids;
 #[cfg(not(loom))]
 mod latest;
@@ -170,6 +173,7 @@ pub use self::{
         Departure, Error, RecvBytesError, RecvError, RecvTimeoutError, SendError, SendSliceError, SendTimeoutError,
         Timeout, TooLong, TryRecvError, TrySendError,
     },
+    handle::{Handle, Share},
     latest::{Latest, Versioned},
     lock::{Lock, LockError, LockGuard, Over},
     message::Message,

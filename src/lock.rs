@@ -174,6 +174,11 @@ impl<G> fmt::Display for LockError<G> {
 impl<G> std::error::Error for LockError<G> {}
 
 impl<T: Pod> Lock<T> {
+    /// Where it is: a byte of it.
+    pub(crate) fn place(&self) -> (&Arc<Attached>, NonNull<u8>) {
+        (&self.attached, self.header.cast())
+    }
+
     const CHECK: () = {
         assert!(align_of::<T>() <= 64, "gimmal: protected types may be aligned to at most 64 bytes");
         assert!(size_of::<T>() <= u32::MAX as usize, "gimmal: protected types may have at most 4 GiB");

@@ -7,6 +7,7 @@ mod sender;
 mod unbounded;
 
 use core::fmt;
+use core::ptr::NonNull;
 use std::sync::Arc;
 
 pub use self::bytes::{Frame, Grant};
@@ -244,6 +245,11 @@ impl<M: Message + ?Sized> Queue<M> {
         let ring = if M::BYTES { ring.of_whole_runs() } else { ring };
         let ring = if let Some(pages) = pages { ring.of_pages(pages) } else { ring };
         Ok(Self { channel, ring, data, region })
+    }
+
+    /// Where it is: a byte of it.
+    pub(crate) fn place(&self) -> (&Arc<Attached>, NonNull<u8>) {
+        self.channel.place()
     }
 
     /// A new sending end.

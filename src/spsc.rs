@@ -8,6 +8,7 @@ mod sender;
 
 use core::cell::Cell;
 use core::fmt;
+use core::ptr::NonNull;
 use std::sync::Arc;
 
 use self::bytes::Partial;
@@ -139,6 +140,11 @@ impl<M: Message + ?Sized> SpscQueue<M> {
         // is Pod.
         let ring = unsafe { Spsc::new(channel.header_pointer(), slots, ring.slots) };
         Ok(Self { channel, ring, data })
+    }
+
+    /// Where it is: a byte of it.
+    pub(crate) fn place(&self) -> (&Arc<Attached>, NonNull<u8>) {
+        self.channel.place()
     }
 
     /// Takes the sending end.

@@ -117,6 +117,11 @@ impl<T: Scalar> Value<T> {
         Ok(Self { cells: Cells::new(segment.attached(), &object, VALUE_OFFSET) })
     }
 
+    /// Where it is: a byte of it.
+    pub(crate) fn place(&self) -> (&Arc<Attached>, NonNull<u8>) {
+        (&self.cells.attached, self.cells.event.cast())
+    }
+
     /// Creates a value.
     ///
     /// # Errors
@@ -230,6 +235,11 @@ impl<T: Scalar> Array<T> {
     fn at(segment: &Segment, object: &Object) -> Self {
         let cells = Cells::new(segment.attached(), object, ARRAY_OFFSET);
         Self { cells, length: object.shape.capacity as usize }
+    }
+
+    /// Where it is: a byte of it.
+    pub(crate) fn place(&self) -> (&Arc<Attached>, NonNull<u8>) {
+        (&self.cells.attached, self.cells.event.cast())
     }
 
     /// Creates an array of `length` zeros (`false`).

@@ -2,6 +2,8 @@
 
 use core::fmt;
 use core::ops::ControlFlow;
+use core::ptr::NonNull;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
@@ -16,7 +18,7 @@ use crate::event::Surroundings;
 use crate::message::Message;
 use crate::primitive::Ordering;
 use crate::ring::owned::{Claim, Run};
-use crate::segment::Side;
+use crate::segment::{Attached, Side};
 
 /// A receiving end of a [`Queue`]. Clone it for another thread: sharing one works and is slower.
 pub struct Receiver<M: Message + ?Sized> {
@@ -102,6 +104,11 @@ impl<M: Message + ?Sized> Receiver<M> {
     pub fn doorbell(&self) -> Result<Doorbell, Error> {
         let queue = self.end.queue.clone();
         Doorbell::new(&self.end.queue.channel, move || queue.is_ready(0))
+    }
+
+    /// Where it is: a byte of it.
+    pub(crate) fn place(&self) -> (&Arc<Attached>, NonNull<u8>) {
+        self.end.queue.place()
     }
 
     /// See [`Queue::close`].

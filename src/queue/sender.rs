@@ -1,6 +1,8 @@
 //! The sending end.
 
 use core::fmt;
+use core::ptr::NonNull;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
@@ -14,7 +16,7 @@ use crate::event::Surroundings;
 use crate::message::Message;
 use crate::primitive::{FenceMode, spin_loop};
 use crate::ring::owned::{Claim, Refused, Run};
-use crate::segment::Side;
+use crate::segment::{Attached, Side};
 
 /// How often a send tries in vain to get memory, or the place of the oldest message, since others are faster, before it says that the
 /// queue is full.
@@ -104,6 +106,11 @@ impl<M: Message + ?Sized> Sender<M> {
                 TrySendError::Closed(())
             }
         }
+    }
+
+    /// Where it is: a byte of it.
+    pub(crate) fn place(&self) -> (&Arc<Attached>, NonNull<u8>) {
+        self.end.queue.place()
     }
 
     /// See [`Queue::close`].

@@ -144,7 +144,9 @@ impl Attached {
             watch.begin(&view);
         }
         let (looked, vain, claims) = (AtomicU64::new(0), AtomicU32::new(0), AtomicBool::new(false));
-        Ok(Arc::new(Self { view, file, name, membership, watch, looked, vain, claims, mode }))
+        let attached = Arc::new(Self { view, file, name, membership, watch, looked, vain, claims, mode });
+        crate::handle::remember(&attached);
+        Ok(attached)
     }
 
     /// Takes a participant id and its lease, which the membership keeps; the caller closes it on failure.
@@ -402,6 +404,13 @@ impl Attached {
         file::grow(self.file(), size).map_err(io)?;
         shape.unbounded = shape.unbounded.map(|unbounded| Unbounded { offset: begin, ..unbounded });
         Ok(shape)
+    }
+
+    /// The name of the object that has this byte.
+    pub(crate) fn object_at(&self, byte: NonNull<u8>) -> Option<String> {
+        let offset = byte.addr().get().checked_sub(self.view.at(0).addr().get())?;
+        let has = |object: &Object| (object.offset..object.offset + object.bytes).contains(&offset);
+        self.view.objects().map_while(Result::ok).find(has).map(|object| object.name)
     }
 
     /// Bytes that objects can still take.

@@ -229,6 +229,10 @@ impl Segment {
         Self::options().clean()
     }
 
+    pub(crate) fn of(attached: Arc<Attached>) -> Self {
+        Self { attached }
+    }
+
     pub(crate) fn attached(&self) -> &Arc<Attached> {
         &self.attached
     }

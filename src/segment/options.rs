@@ -276,6 +276,11 @@ impl SegmentOptions {
         Ok(Segment { attached: Attached::join(view, file, None, None, self.sentinel)? })
     }
 
+    /// The file of a segment of this name.
+    pub(crate) fn path_of(&self, name: &str) -> Result<PathBuf, Error> {
+        Name::new(&self.directory, name).map(|name| name.path())
+    }
+
     /// Every segment of the directory, sorted by name, with what is in it or why that cannot be told. Reads, and joins
     /// none.
     ///

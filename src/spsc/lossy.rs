@@ -3,6 +3,8 @@
 use core::fmt;
 use core::mem::size_of;
 use core::ops::ControlFlow;
+use core::ptr::NonNull;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
@@ -17,7 +19,7 @@ use crate::object::{Kind, Object, Shape};
 use crate::queue::QueueOptions;
 use crate::ring::lossy::Lossy;
 use crate::seat::Seat;
-use crate::segment::{Segment, Side, Wanted};
+use crate::segment::{Attached, Segment, Side, Wanted};
 
 /// A bounded queue of `T` with one sending and one receiving end, whose sender never waits: when it is full, the oldest message is
 /// lost. The receiver knows how many were.
@@ -124,6 +126,11 @@ impl<T: Pod> LossyQueue<T> {
     /// As for [`Queue::open_or_create`](crate::Queue::open_or_create).
     pub fn open_or_create(segment: &Segment, name: &str, capacity: usize) -> Result<Self, Error> {
         QueueOptions::new().capacity(capacity).open_or_create_lossy(segment, name)
+    }
+
+    /// Where it is: a byte of it.
+    pub(crate) fn place(&self) -> (&Arc<Attached>, NonNull<u8>) {
+        self.queue.place()
     }
 
     /// Takes the sending end.

@@ -1,6 +1,8 @@
 //! The receiving end.
 
 use core::fmt;
+use core::ptr::NonNull;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
@@ -15,7 +17,7 @@ use crate::error::{Error, RecvError, RecvTimeoutError, TryRecvError};
 use crate::message::Message;
 use crate::ring::spsc::{Position, len};
 use crate::seat::Seat;
-use crate::segment::Side;
+use crate::segment::{Attached, Side};
 
 /// The receiving end of an [`SpscQueue`] or of one direction of a [`Pipe`](crate::Pipe). Dropping it tells the sender.
 pub struct Receiver<M: Message + ?Sized> {
@@ -116,6 +118,11 @@ impl<M: Message + ?Sized> Receiver<M> {
         let (of_thread, capacity) = (channel.clone(), ring.capacity());
         let is_ready = move || len(of_thread.header(), capacity) > 0 || is_over(&of_thread).is_some();
         Doorbell::new(channel, is_ready)
+    }
+
+    /// Where it is: a byte of it.
+    pub(crate) fn place(&self) -> (&Arc<Attached>, NonNull<u8>) {
+        self.end.queue.place()
     }
 
     /// Gives the seat up without telling the sender, so that another thread or process can take it and go on.

@@ -1,6 +1,8 @@
 //! The sending end.
 
 use core::fmt;
+use core::ptr::NonNull;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
@@ -12,7 +14,7 @@ use crate::error::{SendError, SendSliceError, SendTimeoutError, TrySendError};
 use crate::message::Message;
 use crate::ring::spsc::Position;
 use crate::seat::Seat;
-use crate::segment::Side;
+use crate::segment::{Attached, Side};
 
 /// The sending end of an [`SpscQueue`] or of one direction of a [`Pipe`](crate::Pipe). Dropping it tells the receiver.
 pub struct Sender<M: Message + ?Sized> {
@@ -90,6 +92,11 @@ impl<M: Message + ?Sized> Sender<M> {
     /// Gives the seat up as if it had never been taken.
     pub(crate) fn undo(self) {
         self.end.get_up(GetUp::Undo);
+    }
+
+    /// Where it is: a byte of it.
+    pub(crate) fn place(&self) -> (&Arc<Attached>, NonNull<u8>) {
+        self.end.queue.place()
     }
 
     /// Gives the seat up without telling the receiver, so that another thread or process can take it and go on.

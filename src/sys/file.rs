@@ -19,6 +19,12 @@ pub(crate) struct Identity {
     inode: u64,
 }
 
+impl Identity {
+    pub(crate) fn inode(self) -> u64 {
+        self.inode
+    }
+}
+
 /// One answer of `fstat`.
 pub(crate) struct Status {
     pub(crate) size: u64,

@@ -4,8 +4,10 @@ mod count;
 mod crew;
 mod demo;
 mod doctor;
+mod quantities;
 mod rows;
 mod segments;
+mod stream;
 mod table;
 mod wc;
 
@@ -35,6 +37,10 @@ enum Command {
     Demo,
     /// Count lines, words and bytes as wc does in the C locale, with several processes
     Wc(wc::Options),
+    /// Send standard input through a queue, line by line
+    Send(stream::send::Options),
+    /// Write what comes through a queue, each message to one of those who receive
+    Recv(stream::recv::Options),
     /// List the segments
     Ls,
     /// Show a segment: its participants and its objects
@@ -54,6 +60,12 @@ enum Command {
     },
     /// Look at what gimmal needs of this machine
     Doctor,
+    /// See `stream::remove_when_interrupted`
+    #[command(name = stream::LEAVE, hide = true)]
+    Leave {
+        /// The segment's name
+        name: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -76,11 +88,14 @@ fn main() -> ExitCode {
     let (name, result) = match command {
         Command::Demo => ("demo", demo::run(json)),
         Command::Wc(options) => ("wc", wc::run(options, json)),
+        Command::Send(options) => ("send", stream::send::run(options, json)),
+        Command::Recv(options) => ("recv", stream::recv::run(options, json)),
         Command::Ls => ("ls", segments::ls(json)),
         Command::Stat { name } => ("stat", segments::stat(&name, json)),
         Command::Clean => ("clean", segments::clean(json)),
         Command::Rm { name, force } => ("rm", segments::rm(&name, force, json)),
         Command::Doctor => ("doctor", doctor::run(json)),
+        Command::Leave { name } => (stream::LEAVE, stream::leave(&name)),
     };
     result.unwrap_or_else(|error| {
         // Nobody reads on: `gimmal ls | head -1`.
@@ -88,7 +103,10 @@ fn main() -> ExitCode {
         if !error.downcast_ref().is_some_and(is_broken_pipe) {
             let _ = writeln!(io::stderr(), "gimmal {name}: {}", describe(&error));
         }
-        ExitCode::FAILURE
+        match error.is::<stream::TimedOut>() {
+            true => ExitCode::from(stream::TimedOut::CODE),
+            false => ExitCode::FAILURE,
+        }
     })
 }
 

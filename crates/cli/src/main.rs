@@ -1,5 +1,6 @@
 //! The program `gimmal`: demonstrates the library, counts words with it, and looks after segments.
 
+mod bench;
 mod count;
 mod crew;
 mod demo;
@@ -37,6 +38,8 @@ enum Command {
     Demo,
     /// Count lines, words and bytes as wc does in the C locale, with several processes
     Wc(wc::Options),
+    /// Measure how fast messages go between processes
+    Bench(bench::Options),
     /// Send standard input through a queue, line by line
     Send(stream::send::Options),
     /// Write what comes through a queue, each message to one of those who receive
@@ -82,12 +85,14 @@ fn main() -> ExitCode {
         demo::measure::queue_source,
         demo::measure::queue_echo,
         wc::count_blocks,
+        bench::work::run,
     ]);
 
     let Cli { command, json } = Cli::parse();
     let (name, result) = match command {
         Command::Demo => ("demo", demo::run(json)),
         Command::Wc(options) => ("wc", wc::run(options, json)),
+        Command::Bench(options) => ("bench", bench::run(options, json)),
         Command::Send(options) => ("send", stream::send::run(options, json)),
         Command::Recv(options) => ("recv", stream::recv::run(options, json)),
         Command::Ls => ("ls", segments::ls(json)),

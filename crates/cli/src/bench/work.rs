@@ -100,14 +100,15 @@ impl Log {
         Ok(Self { latencies: Histogram::new(2)?, messages: 0, begin: now() })
     }
 
-    fn received(&mut self, sent: u64) {
+    fn received(&mut self, sent: u64) -> Result<()> {
         if self.messages == 0 {
             self.begin = now();
         }
         self.messages += 1;
         if sent != NO_TIME {
-            self.latencies.saturating_record(now().saturating_sub(sent));
+            self.latencies.record(now().saturating_sub(sent))?;
         }
+        Ok(())
     }
 
     fn report(self, segment: &Segment) -> Result<()> {
@@ -184,7 +185,7 @@ fn spsc_receive(segment: &Segment) -> Result<()> {
     meet(segment)?;
     let mut log = Log::new()?;
     while let Ok(message) = receiver.recv() {
-        log.received(read(&message)?);
+        log.received(read(&message)?)?;
     }
     log.report(segment)
 }
@@ -206,7 +207,7 @@ fn mpmc_receive(segment: &Segment) -> Result<()> {
     let mut log = Log::new()?;
     // Until the last sender has gone.
     while let Ok(message) = receiver.recv() {
-        log.received(read(&message)?);
+        log.received(read(&message)?)?;
     }
     log.report(segment)
 }
@@ -220,8 +221,7 @@ fn ping(job: &Job, segment: &Segment) -> Result<()> {
         let mut room = sender.reserve(job.size)?;
         write(&mut room, number, time);
         room.commit(job.size);
-        log.received(read(&receiver.recv()?)?);
-        Ok(())
+        log.received(read(&receiver.recv()?)?)
     })?;
     sender.close();
     log.report(segment)

@@ -49,6 +49,10 @@ pub(crate) const MAP_UNIT: usize = if cfg!(target_arch = "x86_64") { 4 << 10 } e
 /// The smallest block of an MPMC ring of bytes.
 pub(crate) const BLOCK: usize = 64;
 
+/// Of the number beside the slot word of a message of bytes, how many bits are its length. The others are the lowest of the lap in
+/// which it was sent, counted from 1.
+pub(crate) const LENGTH_BITS: u32 = 41;
+
 /// Rounds up to a multiple of a power of two; `None` where that overflows.
 pub(crate) const fn round_up(n: usize, to: usize) -> Option<usize> {
     match n.checked_add(to - 1) {

@@ -4,6 +4,7 @@ pub(crate) mod bytes;
 mod in_place;
 mod receiver;
 mod sender;
+mod tap;
 mod unbounded;
 
 use core::fmt;
@@ -14,6 +15,7 @@ pub use self::bytes::{Frame, Grant};
 pub use self::in_place::{RecvGuard, Reservation};
 pub use self::receiver::{IntoIter, Receiver};
 pub use self::sender::Sender;
+pub use self::tap::Tap;
 
 use crate::channel::{Channel, Data};
 use crate::error::Error;

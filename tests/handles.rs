@@ -67,7 +67,10 @@ fn everything_is_found_again_in(segment: &Segment) {
     assert_eq!(participants(), before, "this process has the segment open already");
 
     assert_eq!(value.handle().object(), "value");
-    assert!(matches!(value.handle().to_string().parse::<Handle<Segment>>().unwrap().open(), Err(Error::BadName { .. })));
+    assert!(matches!(
+        value.handle().to_string().parse::<Handle<Segment>>().unwrap().open(),
+        Err(Error::BadName { .. })
+    ));
     let wrong: Handle<Value<u16>> = value.handle().to_string().parse().unwrap();
     assert!(matches!(wrong.open(), Err(Error::TypeMismatch { .. })));
     let wrong: Handle<Queue<i16>> = value.handle().to_string().parse().unwrap();

@@ -392,7 +392,7 @@ impl<M: Bytes + ?Sized> Receiver<M> {
         self.end.tidy_now_and_then(owner);
         let run = queue.ring.claim_whole(cursor, owner).or_else(|_| self.claim_or_reason(owner, usize::MAX))?;
         // Read once: what a hostile peer writes there later changes nothing.
-        let len = usize::try_from(queue.ring.payload(&run)).unwrap_or(usize::MAX);
+        let len = usize::try_from(queue.ring.length(&run)).unwrap_or(usize::MAX);
         guards.fetch_add(1, Ordering::Relaxed);
         Ok(Frame { held: Held::new(queue, self.end.data(), run, len), guards })
     }

@@ -42,6 +42,8 @@
 //! Every index is masked with a geometry that was validated once; laps are compared by distance; a walk has a budget,
 //! so that nothing a hostile peer leaves in the words can hold a call or send it outside the slots.
 
+#[cfg(not(loom))]
+mod follow;
 mod runs;
 mod survey;
 
@@ -49,6 +51,8 @@ use core::marker::PhantomData;
 use core::mem::{align_of, size_of};
 use core::ptr::NonNull;
 
+#[cfg(not(loom))]
+pub(crate) use self::follow::Seen;
 pub(crate) use self::runs::Run;
 #[cfg(not(loom))]
 pub(crate) use self::survey::Swept;

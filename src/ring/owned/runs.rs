@@ -2,7 +2,7 @@
 //! slot of an end that meets nobody.
 
 use super::{Claim, Cursor, Empty, ORPHAN_TRIES, Owned, Refused, Relation, Walk, Words};
-use crate::layout::{SlotWord, state};
+use crate::layout::{LENGTH_BITS, SlotWord, state};
 use crate::primitive::{FenceMode, Ordering};
 use crate::ring::Slot;
 
@@ -260,6 +260,13 @@ impl Words {
         Err(Empty { pending: true })
     }
 
+    /// A length, with the lap of this position, counted from 1: fresh memory has none.
+    #[inline]
+    pub(super) fn stamped(&self, position: u64, length: u64) -> u64 {
+        let lap = position >> self.capacity().trailing_zeros();
+        lap.wrapping_add(1) << LENGTH_BITS | length
+    }
+
     /// How many runs in `from..to` are being written in the lap of their position. Only the first slot of a run is ever WRITING.
     fn count_writing(&self, from: u64, to: u64) -> u64 {
         let length = to.wrapping_sub(from).min(self.capacity());
@@ -334,7 +341,8 @@ impl<T: Copy> Owned<T> {
 }
 
 /// Rings of whole runs: the payload of the first slot is the message's own, the others have none. What is behind the first slot
-/// stays FREE in its lap until the run is freed, so that a commit is one store.
+/// stays FREE in its lap until the run is freed, so that a commit is one store. The payload is the message's length, with the lap it
+/// was sent in, so that who only follows ([`follow`](super::follow)) knows it from one that an earlier message has left.
 impl Owned<u64> {
     /// Claims `length` slots in a row for writing, unless the ring is closed.
     #[inline]
@@ -352,10 +360,11 @@ impl Owned<u64> {
         self.reserve_run(cursor, owner, mode, length, length)
     }
 
-    /// Publishes a run with this payload.
+    /// Publishes a run whose message has this length.
     #[inline]
-    pub(crate) fn commit_whole(&self, run: &Run, payload: u64) {
+    pub(crate) fn commit_whole(&self, run: &Run, length: u64) {
         let slot = self.slot(run.position);
+        let payload = self.stamped(run.position, length);
         // SAFETY: the run is ours between the CAS on its first slot and this commit.
         unsafe { slot.payload.write(&payload) }
         // Release: whoever sees FULL sees the payload, and whatever else belongs to these slots. Only the owner leaves WRITING.
@@ -384,10 +393,11 @@ impl Owned<u64> {
         self.claim_full_run(cursor, owner, usize::MAX)
     }
 
-    /// The payload of a run claimed by [`Owned::claim_whole`].
+    /// The length of the message of a run claimed by [`Owned::claim_whole`].
     #[inline]
-    pub(crate) fn payload(&self, run: &Run) -> u64 {
+    pub(crate) fn length(&self, run: &Run) -> u64 {
         // SAFETY: the run is ours until it is released; any bits are a number.
-        unsafe { self.slot(run.position).payload.read() }
+        let payload = unsafe { self.slot(run.position).payload.read() };
+        payload & ((1 << LENGTH_BITS) - 1)
     }
 }

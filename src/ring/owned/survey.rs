@@ -152,11 +152,6 @@ impl Words {
         None
     }
 
-    /// The hint for receivers.
-    pub(crate) fn head(&self) -> u64 {
-        self.header().head.load(Ordering::Relaxed)
-    }
-
     /// Makes the words of a chunk that has just got its memory: free in its lap, unless somebody else was faster. The caller looks.
     pub(crate) fn prepare(&self, begin: u64, len: u64) {
         for position in begin..begin.wrapping_add(len) {

@@ -44,6 +44,8 @@ enum Command {
     Send(stream::send::Options),
     /// Write what comes through a queue, each message to one of those who receive
     Recv(stream::recv::Options),
+    /// Show what comes through a queue, and take none of it
+    Tap(stream::tap::Options),
     /// List the segments
     Ls,
     /// Show a segment: its participants and its objects
@@ -95,6 +97,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => ("bench", bench::run(options, json)),
         Command::Send(options) => ("send", stream::send::run(options, json)),
         Command::Recv(options) => ("recv", stream::recv::run(options, json)),
+        Command::Tap(options) => ("tap", stream::tap::run(options, json)),
         Command::Ls => ("ls", segments::ls(json)),
         Command::Stat { name } => ("stat", segments::stat(&name, json)),
         Command::Clean => ("clean", segments::clean(json)),

@@ -16,8 +16,9 @@
 
 pub mod recv;
 pub mod send;
+pub mod tap;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use gimmal::{Error, Queue, Segment};
 use serde_json::{Value, json};
 use std::fmt;
@@ -63,12 +64,23 @@ impl fmt::Display for Name {
     }
 }
 
-/// The queue, and what to do if it is not there.
+/// Which queue, and how much of it.
 #[derive(clap::Args)]
-pub struct Place {
+pub struct Which {
     /// The segment; its queue is the one called "queue" unless another one is named
     #[arg(value_name = "SEGMENT[/QUEUE]")]
     name: Name,
+    /// Wait no longer than this for the queue, for a message, for room: 2, 1.5s, 200ms, 3min. The exit code is 124 then
+    #[arg(long, value_name = "TIME", value_parser = quantities::duration)]
+    timeout: Option<Duration>,
+    /// Stop after so many messages
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+}
+
+/// What to do if it is not there.
+#[derive(clap::Args)]
+pub struct Making {
     /// Make the segment and the queue if they are missing. What send does anyway
     #[arg(long, overrides_with = "no_create")]
     create: bool,
@@ -81,12 +93,6 @@ pub struct Place {
     /// Make the segment one that stays, with all that is in it, until it is removed (gimmal rm)
     #[arg(long)]
     persist: bool,
-    /// Wait no longer than this for the queue, for a message, for room: 2, 1.5s, 200ms, 3min. The exit code is 124 then
-    #[arg(long, value_name = "TIME", value_parser = quantities::duration)]
-    timeout: Option<Duration>,
-    /// Stop after so many messages
-    #[arg(long, value_name = "N")]
-    count: Option<u64>,
 }
 
 /// How messages lie in a stream of bytes. Lines unless said otherwise.
@@ -126,35 +132,22 @@ const PARTICIPANTS: u16 = 511;
 const TABLES: usize = 64 << 10;
 const OBJECTS: u32 = 16;
 
-impl Place {
-    /// The queue, made or waited for.
-    fn open(&self, create_unless_told: bool) -> Result<(Segment, Queue<[u8]>)> {
-        remove_when_interrupted(&self.name.segment)?;
-        let create = self.create || create_unless_told && !self.no_create;
+impl Which {
+    /// What is found, waiting for it as long as may be.
+    fn wait_for<T>(&self, find: impl Fn() -> Result<T, Error>) -> Result<T> {
         let mut patience = Patience::new(self.timeout);
-        let (segment, queue) = loop {
-            let found = if create { self.find_or_make() } else { self.find() };
-            match found {
+        loop {
+            match find() {
                 Err(Error::NotFound { .. }) if patience.pause() => {}
-                Err(Error::NotFound { .. }) => {
-                    return Err(self.timed_out("nobody has made it").into());
-                }
-                found => break found.with_context(|| format!("cannot use {}", self.name))?,
+                Err(Error::NotFound { .. }) => return Err(self.timed_out("nobody has made it").into()),
+                found => return found.with_context(|| format!("cannot use {}", self.name)),
             }
-        };
-        let (has, asked) = (queue.capacity(), self.capacity.unwrap_or(0));
-        ensure!(
-            has >= asked,
-            "{} is there already and holds {}, less than {}: leave --capacity out, or use another name",
-            self.name,
-            bytes(has as u64),
-            bytes(asked as u64),
-        );
-        ensure!(
-            segment.persists() || !self.persist,
-            "{} is there already and will go away with its last user: leave --persist out, or use another name",
-            self.name.segment,
-        );
+        }
+    }
+
+    fn find(&self) -> Result<(Segment, Queue<[u8]>), Error> {
+        let segment = Segment::open(&self.name.segment)?;
+        let queue = Queue::<[u8]>::open(&segment, &self.name.queue)?;
         Ok((segment, queue))
     }
 
@@ -166,33 +159,66 @@ impl Place {
             Some(timeout) => TimedOut(format!("{name}: {what} within {timeout:?}")),
         }
     }
+}
 
-    fn find(&self) -> Result<(Segment, Queue<[u8]>), Error> {
-        let segment = Segment::open(&self.name.segment)?;
-        let queue = Queue::<[u8]>::open(&segment, &self.name.queue)?;
+impl Making {
+    /// The queue, made or waited for.
+    fn open(&self, which: &Which, create_unless_told: bool) -> Result<(Segment, Queue<[u8]>)> {
+        remove_when_interrupted(&which.name.segment, || {})?;
+        let create = self.create || create_unless_told && !self.no_create;
+        let (segment, queue) = which.wait_for(|| if create { self.find_or_make(&which.name) } else { which.find() })?;
+        let (has, asked) = (queue.capacity(), self.capacity.unwrap_or(0));
+        ensure!(
+            has >= asked,
+            "{} is there already and holds {}, less than {}: leave --capacity out, or use another name",
+            which.name,
+            bytes(has as u64),
+            bytes(asked as u64),
+        );
+        ensure!(
+            segment.persists() || !self.persist,
+            "{} is there already and will go away with its last user: leave --persist out, or use another name",
+            which.name.segment,
+        );
         Ok((segment, queue))
     }
 
-    fn find_or_make(&self) -> Result<(Segment, Queue<[u8]>), Error> {
+    fn find_or_make(&self, name: &Name) -> Result<(Segment, Queue<[u8]>), Error> {
         let capacity = self.capacity.unwrap_or(CAPACITY);
         let segment = Segment::options()
             .size(Queue::<[u8]>::bytes(capacity).saturating_add(TABLES))
             .max_participants(PARTICIPANTS)
             .max_objects(OBJECTS)
             .persist(self.persist)
-            .open_or_create(&self.name.segment)?;
+            .open_or_create(&name.segment)?;
         loop {
-            match Queue::<[u8]>::open(&segment, &self.name.queue) {
+            match Queue::<[u8]>::open(&segment, &name.queue) {
                 Err(Error::NotFound { .. }) => {}
                 opened => return Ok((segment, opened?)),
             }
             // The one place where the queue is made; `Queue::unbounded`, once there is one, is another way to make it.
-            let made = Queue::<[u8]>::options().capacity(capacity).disconnect(true).create(&segment, &self.name.queue);
-            match made {
+            match Queue::<[u8]>::options().capacity(capacity).disconnect(true).create(&segment, &name.queue) {
                 Err(Error::Exists { .. }) => {}
                 made => return Ok((segment, made?)),
             }
         }
+    }
+}
+
+impl Framing {
+    /// Writes a message into a stream.
+    fn append(self, stream: &mut Vec<u8>, message: &[u8]) -> Result<()> {
+        if self.len_prefixed {
+            let Ok(len) = u32::try_from(message.len()) else {
+                bail!("a message of {} bytes has no length of 4 bytes: use --raw", message.len());
+            };
+            stream.extend_from_slice(&len.to_le_bytes());
+        }
+        stream.extend_from_slice(message);
+        if !self.raw && !self.len_prefixed {
+            stream.push(b'\n');
+        }
+        Ok(())
     }
 }
 
@@ -219,9 +245,10 @@ impl Patience {
 
 /// A signal ends a process without a chance to leave its segment, and it may be the last one in it. To the others it is dead
 /// from `exec` on; what is executed is the next one to look for the segment, and removes it then if nobody else is there.
-fn remove_when_interrupted(segment: &str) -> Result<()> {
+fn remove_when_interrupted(segment: &str, before: impl Fn() + Send + 'static) -> Result<()> {
     let segment = segment.to_owned();
     ctrlc::set_handler(move || {
+        before();
         let _ = Command::new("/proc/self/exe").args([LEAVE, &segment]).exec();
         std::process::exit(INTERRUPTED);
     })?;

@@ -433,6 +433,52 @@ fn lines_are_written_before_it_waits_for_more() {
 }
 
 #[test]
+fn a_tap_shows_what_others_receive() {
+    let dir = Directory::new("tap");
+    let mut sender = dir.start("send q");
+    let read_line = |output: &mut dyn BufRead| {
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        line
+    };
+    sender.stdin().write_all(b"one\n").unwrap();
+    let mut tap = dir.start("tap q");
+    let mut shown = BufReader::new(tap.child().stdout.take().unwrap());
+    assert_eq!(read_line(&mut shown), "one\n");
+    let mut receiver = dir.start("recv q");
+    let mut received = BufReader::new(receiver.child().stdout.take().unwrap());
+    assert_eq!(read_line(&mut received), "one\n");
+    for line in ["two\n", "\n", "three\n"] {
+        sender.stdin().write_all(line.as_bytes()).unwrap();
+        assert_eq!([read_line(&mut shown), read_line(&mut received)], [line, line]);
+    }
+    well(sender.end());
+    well(receiver.end());
+    let output = tap.end();
+    assert_eq!((code(&output), &*complaint(&output)), (0, "gimmal tap: 4 seen, none missed\n"));
+    dir.assert_empty();
+
+    well(dir.run("send --persist q", b"a\nb\nc\n"));
+    let output = dir.run("tap q --count 2 --len-prefixed --json", b"");
+    assert_eq!((code(&output), &*output.stdout), (0, &b"\x01\0\0\0a\x01\0\0\0b"[..]));
+    assert_eq!(complaint(&output), "gimmal tap: {\"messages\":2,\"missed_at_most\":0}\n");
+    assert_eq!(well(dir.run("recv q", b"")), b"a\nb\nc\n");
+    assert_eq!(code(&dir.run("tap r --timeout 1ms", b"")), 124);
+    let output = dir.run("tap q", b"");
+    assert_eq!((code(&output), &*output.stdout), (0, &b""[..]));
+}
+
+#[test]
+fn a_tap_that_waits_in_vain_says_so() {
+    let dir = Directory::new("tap-timeout");
+    let _receiver = dir.start("recv --create q");
+    dir.until_attached("q", 1);
+    let output = dir.run("tap q --timeout 1ms", b"");
+    assert_eq!(code(&output), 124);
+    assert_eq!(complaint(&output), "gimmal tap: 0 seen, none missed\ngimmal tap: q: no message came within 1ms\n");
+}
+
+#[test]
 fn what_does_not_fit_together_is_refused() {
     let dir = Directory::new("misfits");
     let segment = Segment::options().directory(&dir.0).create("s").unwrap();

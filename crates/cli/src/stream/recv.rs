@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::{Framing, Patience, Place, Totals, note};
+use super::{Framing, Making, Patience, Totals, Which, note};
 
 /// What `gimmal recv` is asked to do.
 #[derive(clap::Args)]
@@ -22,7 +22,9 @@ Exit code: 0; 1 for errors, and if the last sender was killed or interrupted, so
 was up.")]
 pub struct Options {
     #[command(flatten)]
-    place: Place,
+    which: Which,
+    #[command(flatten)]
+    making: Making,
     #[command(flatten)]
     framing: Framing,
     /// Go on when the last sender has ended: wait for another one
@@ -32,18 +34,18 @@ pub struct Options {
 
 /// Runs it.
 pub fn run(options: Options, as_json: bool) -> Result<ExitCode> {
-    let Options { place, framing, follow } = options;
-    let (_segment, queue) = place.open(false)?;
+    let Options { which, making, framing, follow } = options;
+    let (_segment, queue) = making.open(&which, false)?;
     let receiver = queue.receiver()?;
     let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     let mut output = Output::new(stdout, framing);
     // Whether there was something to wait for since we came.
     let mut was_alive = false;
-    let mut patience = Patience::new(place.timeout);
-    let too_late = || place.timed_out("no message came");
+    let mut patience = Patience::new(which.timeout);
+    let too_late = || which.timed_out("no message came");
 
     let left = loop {
-        let is_done = place.count.is_some_and(|count| output.totals.messages >= count);
+        let is_done = which.count.is_some_and(|count| output.totals.messages >= count);
         if is_done || output.is_full() {
             output.flush()?;
         }
@@ -56,7 +58,7 @@ pub fn run(options: Options, as_json: bool) -> Result<ExitCode> {
         }
         if matches!(received, Err(RecvTimeoutError::Timeout)) {
             was_alive = true;
-            received = match place.timeout {
+            received = match which.timeout {
                 None => receiver.recv().map_err(RecvTimeoutError::from),
                 Some(timeout) => receiver.recv_timeout(timeout),
             };
@@ -75,7 +77,7 @@ pub fn run(options: Options, as_json: bool) -> Result<ExitCode> {
             Err(error) => return Err(error.into()),
         }
         was_alive = true;
-        patience = Patience::new(place.timeout);
+        patience = Patience::new(which.timeout);
     };
     if as_json {
         note("recv", &output.totals.to_json().to_string());
@@ -112,17 +114,9 @@ impl<'a, W: Write> Output<'a, W> {
     }
 
     fn add(&mut self, frame: Frame<'a>) -> Result<()> {
-        if self.framing.len_prefixed {
-            let Ok(len) = u32::try_from(frame.len()) else {
-                let len = frame.len();
-                frame.give_back();
-                bail!("a message of {len} bytes has no length of 4 bytes: receive it with --raw");
-            };
-            self.buffer.extend_from_slice(&len.to_le_bytes());
-        }
-        self.buffer.extend_from_slice(&frame);
-        if !self.framing.raw && !self.framing.len_prefixed {
-            self.buffer.push(b'\n');
+        if let Err(error) = self.framing.append(&mut self.buffer, &frame) {
+            frame.give_back();
+            return Err(error);
         }
         self.totals.add(frame.len());
         self.frames.push((frame, self.buffer.len()));

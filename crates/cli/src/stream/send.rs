@@ -7,7 +7,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
-use super::{Framing, Place, TimedOut, Totals, note};
+use super::{Framing, Making, TimedOut, Totals, Which, note};
 use crate::quantities;
 
 /// What `gimmal send` is asked to do.
@@ -21,7 +21,9 @@ get what it had sent.
 Exit code: 0; 1 for errors, such as a message that is larger than the queue; 124 when the time was up.")]
 pub struct Options {
     #[command(flatten)]
-    place: Place,
+    which: Which,
+    #[command(flatten)]
+    making: Making,
     #[command(flatten)]
     framing: Framing,
     /// With --raw: how long messages are at most [default: 64K, or what the queue holds]
@@ -33,8 +35,8 @@ const CHUNK: usize = 64 << 10;
 
 /// Runs it.
 pub fn run(options: Options, as_json: bool) -> Result<ExitCode> {
-    let Options { place, framing, chunk } = options;
-    let (segment, queue) = place.open(true)?;
+    let Options { which, making, framing, chunk } = options;
+    let (segment, queue) = making.open(&which, true)?;
     let sender = queue.sender()?;
     // With it, sends wait for the next receiver when the last one has gone.
     let _receiver = queue.receiver()?;
@@ -43,13 +45,13 @@ pub fn run(options: Options, as_json: bool) -> Result<ExitCode> {
         chunk.is_none_or(|chunk| chunk <= max),
         "chunks of {} bytes do not fit: {} holds {max}",
         chunk.unwrap_or(0),
-        place.name
+        which.name
     );
     let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut input = Input::new(stdin, framing, chunk.unwrap_or(CHUNK.min(max)), max);
     let mut sent = Totals::default();
     let mut code = ExitCode::SUCCESS;
-    if let Err(error) = send_all(&place, &sender, &mut input, &mut sent) {
+    if let Err(error) = send_all(&which, &sender, &mut input, &mut sent) {
         if error.is::<TimedOut>() {
             return Err(error);
         }
@@ -58,7 +60,7 @@ pub fn run(options: Options, as_json: bool) -> Result<ExitCode> {
         code = ExitCode::FAILURE;
     }
     if !segment.persists() {
-        until_taken(&place, &sender)?;
+        until_taken(&which, &sender)?;
     }
     if as_json {
         crate::print(format!("{:#}\n", sent.to_json()))?;
@@ -66,17 +68,17 @@ pub fn run(options: Options, as_json: bool) -> Result<ExitCode> {
     Ok(code)
 }
 
-fn send_all(place: &Place, sender: &Sender<[u8]>, input: &mut Input<impl Read>, sent: &mut Totals) -> Result<()> {
-    while place.count.is_none_or(|count| sent.messages < count) {
+fn send_all(which: &Which, sender: &Sender<[u8]>, input: &mut Input<impl Read>, sent: &mut Totals) -> Result<()> {
+    while which.count.is_none_or(|count| sent.messages < count) {
         let Some(message) = input.next()? else { break };
-        let result = match place.timeout {
+        let result = match which.timeout {
             None => sender.send(message).map_err(SendTimeoutError::from),
             Some(timeout) => sender.send_timeout(message, timeout),
         };
         match result {
             Ok(()) => sent.add(message.len()),
             Err(SendTimeoutError::Timeout(())) => {
-                return Err(place.timed_out(&format!("there was no room for {}", input.what())).into());
+                return Err(which.timed_out(&format!("there was no room for {}", input.what())).into());
             }
             Err(error) => return Err(error).with_context(|| format!("cannot send {}", input.what())),
         }
@@ -86,10 +88,10 @@ fn send_all(place: &Place, sender: &Sender<[u8]>, input: &mut Input<impl Read>, 
 
 /// Waits until there is room for as much as the queue holds: until everything was taken. With a time limit, as long as something
 /// goes on.
-fn until_taken(place: &Place, sender: &Sender<[u8]>) -> Result<()> {
+fn until_taken(which: &Which, sender: &Sender<[u8]>) -> Result<()> {
     loop {
         let left = sender.queue().len();
-        let room = match place.timeout {
+        let room = match which.timeout {
             None => sender.reserve(sender.max_len()).map_err(SendTimeoutError::from),
             Some(timeout) => sender.reserve_timeout(sender.max_len(), timeout),
         };
@@ -101,7 +103,7 @@ fn until_taken(place: &Place, sender: &Sender<[u8]>) -> Result<()> {
                     1 => "1 message was not taken".to_owned(),
                     _ => format!("{left} messages were not taken"),
                 };
-                return Err(place.timed_out(&text).into());
+                return Err(which.timed_out(&text).into());
             }
             // What is in a queue that somebody has closed can still be received, by those who are there.
             Ok(()) | Err(SendTimeoutError::Closed(())) => return Ok(()),

@@ -25,6 +25,10 @@ pub struct Tap {
     pace: Pace,
 }
 
+/// How many messages one call copies at most, of which all but the last turn out to be written over. With less patience it would
+/// pause in the middle of what it could see; hostile words could hold it for longer with more.
+const COPIES: u32 = 1 << 10;
+
 impl Queue<[u8]> {
     /// Shows messages without taking them.
     ///
@@ -63,11 +67,13 @@ impl Tap {
     pub fn try_next(&mut self) -> Option<Vec<u8>> {
         let Self { queue: Queue { channel, ring, data, .. }, position, missed, .. } = self;
         let data = data.as_ref().expect("messages of bytes have their data");
+        let mut copies = 0..COPIES;
         for _ in 0..ring.looks() {
             match ring.see(*position) {
                 Seen::Nothing => return None,
                 Seen::Blank => *position = position.wrapping_add(1),
                 Seen::Message { length, span } => {
+                    copies.next()?;
                     let message = copy(data, *position & (ring.capacity() - 1), length);
                     if ring.was_there(*position, channel.mode()) {
                         let blocks = blocks(data, length);

@@ -9,8 +9,12 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// Nothing takes as long, unless something is wrong.
+const LONG: Duration = Duration::from_secs(60);
 
 /// A directory of segments for one test. Nothing may be left in it.
 struct Directory(PathBuf);
@@ -106,9 +110,21 @@ impl Running {
         thread::spawn(|| self.end())
     }
 
+    /// Its output. It is killed if it does not come to its end.
     fn end(mut self) -> Output {
         drop(self.child().stdin.take());
-        self.0.take().unwrap().wait_with_output().unwrap()
+        let child = self.0.take().unwrap();
+        let pid = Pid::from_raw(child.id().try_into().unwrap());
+        let (ended, end) = mpsc::channel::<()>();
+        let watchdog = thread::spawn(move || {
+            if end.recv_timeout(LONG) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        });
+        let output = child.wait_with_output().unwrap();
+        drop(ended);
+        watchdog.join().unwrap();
+        output
     }
 }
 
@@ -127,7 +143,7 @@ fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(started.elapsed() < Duration::from_secs(60), "not so: {what}");
+        assert!(started.elapsed() < LONG, "not so: {what}");
         thread::sleep(Duration::from_millis(2));
     }
 }

@@ -147,3 +147,10 @@ impl<'a, W: Write> Output<'a, W> {
         result
     }
 }
+
+/// What was not written, for whatever reason, is not received.
+impl<W> Drop for Output<'_, W> {
+    fn drop(&mut self) {
+        self.frames.drain(..).for_each(|(frame, _)| frame.give_back());
+    }
+}

@@ -29,6 +29,10 @@ pub struct Tap {
 /// pause in the middle of what it could see; hostile words could hold it for longer with more.
 const COPIES: u32 = 1 << 10;
 
+/// A commit wakes one receiver, and would wake a tap in its place, or not at all if it slept there. So it sleeps where senders do:
+/// they are all woken by every receipt of bytes, so that it takes no wake from anybody. For what is sent and not received, it looks.
+const LOOK: Duration = Duration::from_millis(20);
+
 impl Queue<[u8]> {
     /// Shows messages without taking them.
     ///
@@ -93,7 +97,8 @@ impl Tap {
         None
     }
 
-    /// The next message, waiting for it as long as it takes.
+    /// The next message, waiting for it as long as it takes. It is shown when it is received, or 20 ms after it was sent at the latest;
+    /// a tap that waits looks as often.
     ///
     /// # Errors
     /// [`RecvError::Closed`] and [`RecvError::Disconnected`] after the last message.
@@ -116,23 +121,30 @@ impl Tap {
         }
         let (queue, pace) = (self.queue.clone(), core::mem::take(&mut self.pace));
         let channel = &queue.channel;
-        let found = channel.wait(&channel.header().not_empty, &pace, deadline, || {
-            // Before the decisive look.
-            let closed = channel.is_closed();
-            let alone = if channel.disconnects() { channel.nobody_left(Side::Sender) } else { None };
-            match (self.try_next(), alone) {
-                (Some(message), _) => ControlFlow::Break(Ok(message)),
-                (None, _) if closed => ControlFlow::Break(Err(RecvTimeoutError::Closed)),
-                (None, Some(peer)) => ControlFlow::Break(Err(RecvTimeoutError::Disconnected { peer })),
-                (None, None) => ControlFlow::Continue(()),
+        let result = loop {
+            let slice = match (Deadline::after(LOOK), deadline) {
+                (Some(look), Some(deadline)) => Some(look.min(deadline)),
+                (look, deadline) => look.or(deadline),
+            };
+            let found = channel.wait(&channel.header().not_full, &pace, slice, || {
+                // Before the decisive look.
+                let closed = channel.is_closed();
+                let alone = if channel.disconnects() { channel.nobody_left(Side::Sender) } else { None };
+                match (self.try_next(), alone) {
+                    (Some(message), _) => ControlFlow::Break(Ok(message)),
+                    (None, _) if closed => ControlFlow::Break(Err(RecvTimeoutError::Closed)),
+                    (None, Some(peer)) => ControlFlow::Break(Err(RecvTimeoutError::Disconnected { peer })),
+                    (None, None) => ControlFlow::Continue(()),
+                }
+            });
+            match found {
+                Some(result) => break result,
+                None if deadline.is_some_and(Deadline::passed) => break Err(RecvTimeoutError::Timeout),
+                None => {}
             }
-        });
+        };
         self.pace = pace;
-        if found.is_some() {
-            // Whoever was woken has taken nothing.
-            channel.committed(1);
-        }
-        found.unwrap_or(Err(RecvTimeoutError::Timeout))
+        result
     }
 
     /// How many messages went by unseen, at most: counted in blocks, of which a message takes one or more.

@@ -99,6 +99,14 @@ impl Running {
         kill(Pid::from_raw(self.child().id().try_into().unwrap()), signal).unwrap();
     }
 
+    /// Ends it, by nothing else than the signal: to wait for it would close its standard input.
+    fn interrupt(&mut self, signal: Signal) {
+        let stdin = self.child().stdin.take();
+        self.signal(signal);
+        assert_eq!(self.child().wait().unwrap().code(), Some(130));
+        drop(stdin);
+    }
+
     fn stop(&mut self) {
         self.signal(Signal::SIGSTOP);
         let stat = format!("/proc/{}/stat", self.child().id());
@@ -409,8 +417,7 @@ fn who_is_interrupted_leaves_nothing_behind() {
     for (args, signal) in [("send q", Signal::SIGINT), ("recv q --create", Signal::SIGTERM)] {
         let mut running = dir.start(args);
         dir.until_attached("q", 1);
-        running.signal(signal);
-        assert_eq!(running.child().wait().unwrap().code(), Some(130));
+        running.interrupt(signal);
         dir.assert_empty();
     }
     // Others go on.
@@ -422,8 +429,7 @@ fn who_is_interrupted_leaves_nothing_behind() {
     second.stdin().write_all(b"2\n").unwrap();
     dir.until_attached("q", 3);
     dir.until_depth("q", 0);
-    sender.signal(Signal::SIGINT);
-    assert_eq!(sender.child().wait().unwrap().code(), Some(130));
+    sender.interrupt(Signal::SIGINT);
     second.feed(b"3\n");
     let mut received: Vec<u8> = well(receiver.end());
     received.sort_unstable();

@@ -231,13 +231,26 @@ fn it_waits_and_ends_as_a_receive_does() {
 #[test]
 fn taps_take_no_wake_from_receivers_and_receivers_none_from_taps() {
     let (queue, sender, receiver) = queue(4096);
-    for _ in 0..200 {
+    let header = queue.channel.header();
+    // How often somebody has gone to sleep there: see `Event`.
+    let slept_on = |event: &crate::event::Event| {
+        // SAFETY: an event is two words, of which the second is atomic and has this number in its upper half.
+        let tickets = unsafe { &*core::ptr::from_ref(event).cast::<AtomicU64>().wrapping_add(1) };
+        tickets.load(Ordering::Relaxed) >> 32
+    };
+    let (not_empty, not_full) = (|| slept_on(&header.not_empty), || slept_on(&header.not_full));
+    for _ in 0..20 {
+        let slept = [not_empty(), not_full()];
         thread::scope(|scope| {
             let taps = [0; 3].map(|_| {
                 let mut tap = queue.tap();
                 scope.spawn(move || tap.next())
             });
             let received = scope.spawn(|| receiver.recv_vec());
+            // All of them are asleep, or about to be.
+            while not_empty() == slept[0] || not_empty() + not_full() < slept[0] + slept[1] + 4 {
+                thread::yield_now();
+            }
             sender.send(b"for everybody").unwrap();
             assert_eq!(received.join().unwrap().unwrap(), b"for everybody");
             for tap in taps {

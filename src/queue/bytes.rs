@@ -1,7 +1,7 @@
 //! Messages of bytes: each is a run of blocks, written and read in place.
 
 use core::fmt;
-use core::ops::{Deref, DerefMut};
+use core::ops::{ControlFlow, Deref, DerefMut};
 use core::ptr::NonNull;
 use std::io::IoSlice;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use crate::error::{
     RecvBytesError, RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
 use crate::message::sealed::Bytes;
+use crate::pace::Pace;
 use crate::primitive::Ordering;
 use crate::primitive::private::AtomicUsize;
 use crate::ring::owned::{Owned, Run};
@@ -245,6 +246,35 @@ impl<M: Bytes + ?Sized> Sender<M> {
             Ok(grant) => Ok(grant),
             Err(_) => self.grant_until(len, deadline()),
         }
+    }
+}
+
+impl<M: Bytes + ?Sized> Queue<M> {
+    /// Waits, for at most `timeout`, until all that was sent has been received: until no message is there, none is being sent, and none
+    /// is in the hands of a receiver, who may still give it back; `true` if there was such a moment.
+    ///
+    /// ```
+    /// use gimmal::{Queue, Segment};
+    /// use std::time::Duration;
+    ///
+    /// let segment = Segment::anonymous()?;
+    /// let queue = Queue::<[u8]>::create(&segment, "lines", 4096)?;
+    /// let receiver = queue.receiver()?;
+    /// queue.sender()?.send(b"hello")?;
+    /// let frame = receiver.recv()?;
+    /// assert!(!queue.wait_drained(Duration::ZERO)); // it is in our hands
+    /// drop(frame);
+    /// assert!(queue.wait_drained(Duration::ZERO));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn wait_drained(&self, timeout: Duration) -> bool {
+        let Self { channel, ring, .. } = self;
+        let attempt = || match ring.is_unsettled(channel.attached().id(), 0) {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        };
+        // Every release in a queue of bytes wakes all who sleep here, so that none is kept from a sender.
+        channel.wait(&channel.header().not_full, &Pace::default(), Deadline::after(timeout), attempt).is_some()
     }
 }
 

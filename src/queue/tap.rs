@@ -54,6 +54,7 @@ impl Queue<[u8]> {
     /// ```
     #[must_use]
     pub fn tap(&self) -> Tap {
+        let _look = self.ring.look(self.channel.attached().id());
         let mut position = self.ring.head();
         // The hint lags: leave out what was received before.
         for _ in 0..self.ring.looks() {
@@ -67,10 +68,13 @@ impl Queue<[u8]> {
 }
 
 impl Tap {
-    /// The next message, if there is one now. Lock-free; writes nothing to shared memory.
+    /// The next message, if there is one now. Lock-free; writes nothing to shared memory, except that it is looking, if the queue is
+    /// unbounded.
     pub fn try_next(&mut self) -> Option<Vec<u8>> {
         let Self { queue: Queue { channel, ring, data, .. }, position, missed, .. } = self;
         let data = data.as_ref().expect("messages of bytes have their data");
+        // What is looked at keeps its memory.
+        let _look = ring.look(channel.attached().id());
         let mut copies = 0..COPIES;
         for _ in 0..ring.looks() {
             match ring.see(*position) {

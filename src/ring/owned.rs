@@ -252,7 +252,7 @@ impl Words {
 
     /// Keeps the memory there while `owner` looks at slots that are not its own.
     #[inline(always)]
-    fn look(&self, owner: u16) -> Option<Look<'_>> {
+    pub(crate) fn look(&self, owner: u16) -> Option<Look<'_>> {
         self.pages.as_ref().map(|pages| pages.look(owner))
     }
 

@@ -90,6 +90,10 @@ pub struct Making {
     /// How much the queue holds if it is made here, 1M unless given; one that is there already must hold as much
     #[arg(long, value_name = "BYTES", value_parser = quantities::bytes)]
     capacity: Option<usize>,
+    /// Make the queue one that takes memory as messages come and gives it back as they go, so that send does not wait for room: up to
+    /// --capacity, half of what is free unless given
+    #[arg(long)]
+    unbounded: bool,
     /// Make the segment one that stays, with all that is in it, until it is removed (gimmal rm)
     #[arg(long)]
     persist: bool,
@@ -128,6 +132,8 @@ const CAPACITY: usize = 1 << 20;
 /// As many processes as can be.
 const PARTICIPANTS: u16 = 511;
 
+/// What a queue without a bound takes of its segment.
+const UNBOUNDED: usize = 256 << 10;
 /// The tables of a segment with so many participants and few objects, and room for alignment.
 const TABLES: usize = 64 << 10;
 const OBJECTS: u32 = 16;
@@ -176,6 +182,11 @@ impl Making {
             bytes(asked as u64),
         );
         ensure!(
+            queue.is_unbounded() || !self.unbounded,
+            "{} is there already and has a bound: leave --unbounded out, or use another name",
+            which.name,
+        );
+        ensure!(
             segment.persists() || !self.persist,
             "{} is there already and will go away with its last user: leave --persist out, or use another name",
             which.name.segment,
@@ -185,8 +196,13 @@ impl Making {
 
     fn find_or_make(&self, name: &Name) -> Result<(Segment, Queue<[u8]>), Error> {
         let capacity = self.capacity.unwrap_or(CAPACITY);
+        let options = Queue::<[u8]>::options().disconnect(true);
+        let (options, size) = match self.unbounded {
+            true => (options.unbounded(self.capacity.unwrap_or(0)), UNBOUNDED),
+            false => (options.capacity(capacity), Queue::<[u8]>::bytes(capacity)),
+        };
         let segment = Segment::options()
-            .size(Queue::<[u8]>::bytes(capacity).saturating_add(TABLES))
+            .size(size.saturating_add(TABLES))
             .max_participants(PARTICIPANTS)
             .max_objects(OBJECTS)
             .persist(self.persist)
@@ -196,8 +212,7 @@ impl Making {
                 Err(Error::NotFound { .. }) => {}
                 opened => return Ok((segment, opened?)),
             }
-            // The one place where the queue is made; `Queue::unbounded`, once there is one, is another way to make it.
-            match Queue::<[u8]>::options().capacity(capacity).disconnect(true).create(&segment, &name.queue) {
+            match options.create(&segment, &name.queue) {
                 Err(Error::Exists { .. }) => {}
                 made => return Ok((segment, made?)),
             }

@@ -534,3 +534,19 @@ fn json_tells_how_much_went_through() {
     let told = complaint(&output);
     assert_eq!(serde_json::from_str::<Value>(told.trim_start_matches("gimmal recv: ")).unwrap(), totals);
 }
+
+#[test]
+fn an_unbounded_queue_takes_all_before_anybody_receives() {
+    let directory = Directory::new("unbounded");
+    let lines: String = (0..200_000).map(|n| format!("line {n} of a file that is longer than a ring\n")).collect();
+    let mut sender = directory.start("send q --unbounded");
+    // All of it is read, though nobody receives; then the sender stays until it was taken.
+    let stdin = lines.clone().into_bytes();
+    sender.child().stdin.take().unwrap().write_all(&stdin).unwrap();
+    let sender = sender.end_meanwhile();
+    let received = directory.start("recv q").end();
+    assert!(received.status.success());
+    assert!(received.stdout == stdin, "{} of {} bytes", received.stdout.len(), stdin.len());
+    assert!(sender.join().unwrap().status.success());
+    directory.assert_empty();
+}

@@ -25,6 +25,7 @@
 use super::{Relation, Words};
 use crate::layout::{LENGTH_BITS, state};
 use crate::primitive::{AtomicU64, FenceMode, Ordering, fence, heavy_fence};
+use crate::ring::pages::Chunk;
 
 /// What one who follows sees at a position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +44,9 @@ impl Words {
     /// How the slot at `position` looks.
     pub(crate) fn see(&self, position: u64) -> Seen {
         debug_assert!(self.whole);
+        if self.pages.as_ref().is_some_and(|pages| pages.state(position) == Chunk::Gone) {
+            return Seen::Overtaken;
+        }
         let word = self.load(position);
         match (self.relate(word, position), word.state()) {
             (Relation::Behind, _) | (Relation::Same, state::FREE | state::WRITING) => Seen::Nothing,
@@ -87,7 +91,7 @@ impl Words {
                 Relation::Same if word.state() == state::FREE => return Some(position),
                 Relation::Behind => return Some(position),
                 Relation::Same => position = position.wrapping_add(self.span(word)),
-                Relation::Ahead(_) => position = position.wrapping_add(1),
+                Relation::Ahead(_) => position = position.wrapping_add(self.next_look(position)),
             }
         }
         None

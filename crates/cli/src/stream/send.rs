@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::{Framing, Making, TimedOut, Totals, Which, note};
 use crate::quantities;
@@ -86,18 +87,16 @@ fn send_all(which: &Which, sender: &Sender<[u8]>, input: &mut Input<impl Read>, 
     Ok(())
 }
 
-/// Waits until there is room for as much as the queue holds: until everything was taken. With a time limit, as long as something
-/// goes on.
+/// Waits until everything was taken, and written. With a time limit, as long as something goes on.
 fn until_taken(which: &Which, sender: &Sender<[u8]>) -> Result<()> {
     loop {
         let left = sender.queue().len();
-        let room = match which.timeout {
-            None => sender.reserve(sender.max_len()).map_err(SendTimeoutError::from),
-            Some(timeout) => sender.reserve_timeout(sender.max_len(), timeout),
-        };
-        match room.map(drop) {
-            Err(SendTimeoutError::Timeout(())) if sender.queue().len() != left => {}
-            Err(SendTimeoutError::Timeout(())) => {
+        match sender.queue().wait_drained(which.timeout.unwrap_or(Duration::MAX)) {
+            // What is in a queue that somebody has closed can still be received, by those who are there.
+            _ if sender.queue().is_closed() => return Ok(()),
+            true => return Ok(()),
+            false if sender.queue().len() != left => {}
+            false => {
                 let text = match left {
                     0 => "not all was written by those who took it".to_owned(),
                     1 => "1 message was not taken".to_owned(),
@@ -105,9 +104,6 @@ fn until_taken(which: &Which, sender: &Sender<[u8]>) -> Result<()> {
                 };
                 return Err(which.timed_out(&text).into());
             }
-            // What is in a queue that somebody has closed can still be received, by those who are there.
-            Ok(()) | Err(SendTimeoutError::Closed(())) => return Ok(()),
-            Err(error) => return Err(error).context("cannot wait until everything was taken"),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::ways::Way;
+use crate::ways::{Way, objects};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +27,12 @@ pub enum Measure {
     Participants,
     /// Large messages, written and read where they lie.
     InPlace,
+    /// Streams of messages whose length is known only at run time.
+    Bytes,
+    /// Such a message and its answer, polled for.
+    BytesTrip,
+    /// Streams of objects with strings and lists in them.
+    Serialized,
     /// Until a fresh process can send: microseconds.
     Attach,
     /// Bytes.
@@ -35,7 +41,7 @@ pub enum Measure {
 
 impl Measure {
     /// All, in the order of the report.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::Stream,
         Self::Shapes,
         Self::Batch,
@@ -46,6 +52,9 @@ impl Measure {
         Self::Objects,
         Self::Participants,
         Self::InPlace,
+        Self::Bytes,
+        Self::BytesTrip,
+        Self::Serialized,
         Self::Attach,
         Self::Memory,
     ];
@@ -63,6 +72,9 @@ impl Measure {
             Self::Objects => "objects",
             Self::Participants => "participants",
             Self::InPlace => "in place",
+            Self::Bytes => "bytes",
+            Self::BytesTrip => "bytes, round trip, spinning",
+            Self::Serialized => "serialized objects",
             Self::Attach => "attach",
             Self::Memory => "memory",
         }
@@ -71,7 +83,7 @@ impl Measure {
     /// What its values are.
     pub fn unit(self) -> &'static str {
         match self {
-            Self::Spinning | Self::Asleep | Self::OneWay => "ns, p50",
+            Self::Spinning | Self::Asleep | Self::OneWay | Self::BytesTrip => "ns, p50",
             Self::Attach => "µs",
             Self::Memory => "shared bytes",
             _ => "ns/message",
@@ -80,7 +92,7 @@ impl Measure {
 
     /// Whether it gives percentiles of single latencies.
     pub fn has_tail(self) -> bool {
-        matches!(self, Self::Spinning | Self::Asleep | Self::OneWay)
+        matches!(self, Self::Spinning | Self::Asleep | Self::OneWay | Self::BytesTrip)
     }
 
     /// Whether the number of messages is found in a first round.
@@ -96,7 +108,7 @@ pub struct Case {
     pub measure: Measure,
     /// Of what.
     pub way: Way,
-    /// Of each message: 8, 64, 256 or 4096.
+    /// Of each message: 8, 64, 256 or 4096, or for messages of bytes any of [`LENGTHS`].
     pub bytes: usize,
     /// How many send.
     pub senders: usize,
@@ -115,9 +127,11 @@ pub struct Case {
 }
 
 impl Case {
-    /// One sender, one receiver, messages of `bytes`, 64 KiB of them but at least 16, pinned.
+    /// One sender, one receiver, messages of `bytes`, 64 KiB of them but at least 16, or 8 if they may be larger than a page,
+    /// pinned.
     pub fn new(measure: Measure, way: Way, bytes: usize) -> Self {
-        let capacity = ((64 << 10) / bytes).max(16);
+        let least = if matches!(measure, Measure::Bytes | Measure::BytesTrip) { 8 } else { 16 };
+        let capacity = ((64 << 10) / bytes).max(least);
         let one = Self {
             measure,
             way,
@@ -130,7 +144,8 @@ impl Case {
             idle: 0,
             pinned: true,
         };
-        Self { capacity: if matches!(measure, Measure::Shapes | Measure::Memory) { 1024 } else { capacity }, ..one }
+        let of_1024 = matches!(measure, Measure::Shapes | Measure::Memory | Measure::Serialized);
+        Self { capacity: if of_1024 { 1024 } else { capacity }, ..one }
     }
 
     /// What distinguishes it from the others of its measure, its way and its place aside.
@@ -143,7 +158,7 @@ impl Case {
             Measure::Participants => format!("{} idle", self.idle),
             Measure::Attach => "open, end".to_owned(),
             Measure::Memory => format!("{} × {} B", self.capacity, self.bytes),
-            _ => format!("{} B", self.bytes),
+            _ => size(self.bytes),
         }
     }
 
@@ -175,6 +190,18 @@ impl fmt::Display for Case {
     }
 }
 
+/// 64 B, 4096 B, 64 KiB: powers of two from 16 KiB on in KiB.
+pub fn size(bytes: usize) -> String {
+    match bytes {
+        small if small < 16 << 10 => format!("{small} B"),
+        medium if medium < 1 << 20 => format!("{} KiB", medium >> 10),
+        large => format!("{} MiB", large >> 20),
+    }
+}
+
+/// Of messages of bytes.
+pub const LENGTHS: [usize; 8] = [64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
+
 /// How many of each in [`Measure::Shapes`].
 pub const SHAPES: [(usize, usize); 6] = [(1, 1), (2, 2), (4, 4), (8, 8), (1, 3), (3, 1)];
 
@@ -185,7 +212,7 @@ pub fn all() -> Vec<Case> {
         let both = matches!(
             measure,
             Measure::Stream | Measure::Shapes | Measure::Spinning | Measure::Asleep | Measure::OneWay
-        );
+        ) || matches!(measure, Measure::Bytes | Measure::BytesTrip | Measure::Serialized);
         for pinned in [true, false].into_iter().take(1 + usize::from(both)) {
             cases.extend(of(measure).into_iter().map(|case| Case { pinned, ..case }));
         }
@@ -240,6 +267,17 @@ fn of(measure: Measure) -> Vec<Case> {
         Measure::Objects => with(&[1, 10, 100, 1000], |case, objects| case.objects = objects, Way::is_gimmal),
         Measure::Participants => with(&[1, 10, 100, 400], |case, idle| case.idle = idle, Way::is_gimmal),
         Measure::InPlace => sized(&[4096], Way::in_place),
+        Measure::Bytes | Measure::BytesTrip => {
+            // The floors are floors of streams. (The other core has answers, too.)
+            let copies = |case: &Case| match case.way {
+                Way::Memcpy => measure == Measure::Bytes,
+                way => case.bytes <= way.longest(),
+            };
+            let mut cases = sized(&LENGTHS, |way| way.carries_bytes() || matches!(way, Way::Memcpy | Way::OtherCore));
+            cases.retain(copies);
+            cases
+        }
+        Measure::Serialized => sized(&[objects::BYTES], Way::carries_objects),
         Measure::Attach | Measure::Memory => {
             let bytes = if measure == Measure::Memory { 64 } else { 8 };
             sized(&[bytes], Way::opens)

@@ -6,8 +6,10 @@
 //!
 //! measures everything and prints tables: streams, several senders and receivers, batches, round trips with both sides
 //! spinning and with the other side asleep, rings of all sizes, segments with many queues and with many participants, large
-//! messages in place, what attaching takes, and how near all that is to what gimmal aims at. *bare* are gimmal's own rings with
-//! blocking and crash safety compiled out (`crates/compare/bare`): the price of both. After `--`:
+//! messages in place, messages of bytes from 64 B to 1 MiB, objects that are serialized, what attaching takes, and how near all
+//! that is to what gimmal aims at. *bare* are gimmal's own rings with blocking and crash safety compiled out
+//! (`crates/compare/bare`): the price of both. Objects also go through the queue of Python's standard library
+//! (`crates/compare/python`), if there is a `python3`. After `--`:
 //!
 //! | option | |
 //! |---|---|

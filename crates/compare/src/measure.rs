@@ -3,8 +3,10 @@
 //! Every word of a message is written by the sender and read by the receiver. Messages are numbered from 1, and a run counts
 //! only if all of them arrived, once.
 
+mod bytes;
 mod costs;
 mod latency;
+mod serialized;
 
 use std::hint::black_box;
 use std::sync::OnceLock;
@@ -50,7 +52,11 @@ pub struct Run<'a> {
 
 /// Runs a case once.
 pub fn measure(case: &Case, run: Run<'_>) -> Result<Sample, Failure> {
-    with_link!(case, measure_link(case, run))
+    match case.measure {
+        Measure::Bytes | Measure::BytesTrip => bytes::bytes(case, run),
+        Measure::Serialized => serialized::serialized(case, run),
+        _ => with_link!(case, measure_link(case, run)),
+    }
 }
 
 fn measure_link<L: Link<N> + Send + Sync, const N: usize>(case: &Case, run: Run<'_>) -> Result<Sample, Failure> {
@@ -75,11 +81,11 @@ struct Group<'a, L> {
 
 impl<'a, L> Group<'a, L> {
     fn new(case: &'a Case, run: Run<'a>, lanes: usize, polled: bool) -> Self {
-        let &Case { capacity, objects, senders, receivers, idle, .. } = case;
+        let &Case { bytes, capacity, objects, senders, receivers, idle, .. } = case;
         let name = format!("{}-{}", run.temporary.name(), run.serial);
         let participants = senders + receivers + idle + 1;
         let directory = run.temporary.directory().to_owned();
-        let spec = Spec { name, directory, capacity, lanes, objects, participants, polled };
+        let spec = Spec { name, directory, bytes, capacity, lanes, objects, participants, polled };
         Self { case, run, spec, link: OnceLock::new() }
     }
 
@@ -87,15 +93,28 @@ impl<'a, L> Group<'a, L> {
     where
         L: Link<N> + Send + Sync,
     {
+        self.work_with(L::prepare, L::open, work)
+    }
+
+    /// The same for any kind of link.
+    fn work_with<S>(
+        self,
+        prepare: impl Fn(&Spec) -> L + Sync,
+        open: impl Fn(&L, bool) -> S + Sync,
+        work: impl Fn(&Seat<'_>, &L) -> Numbers + Sync,
+    ) -> Result<Vec<Numbers>, Failure>
+    where
+        L: Send + Sync,
+    {
         let &Case { senders, receivers, idle, pinned, way, .. } = self.case;
         let team = Team { workers: senders + receivers, idle, threads: way.threads(), pinned, limit: self.run.limit };
         if !team.threads {
-            self.link.get_or_init(|| L::prepare(&self.spec));
+            self.link.get_or_init(|| prepare(&self.spec));
         }
         team::run(&team, |seat| {
-            let link = self.link.get_or_init(|| L::prepare(&self.spec));
+            let link = self.link.get_or_init(|| prepare(&self.spec));
             if seat.index >= team.workers {
-                let _attached = seat.first(|first| link.open(first));
+                let _attached = seat.first(|first| open(link, first));
                 seat.rest();
                 return Numbers::default();
             }

@@ -18,7 +18,7 @@ struct Plot {
     at: fn(&Case) -> usize,
 }
 
-const PLOTS: [Plot; 8] = [
+const PLOTS: [Plot; 10] = [
     Plot {
         file: "stream",
         title: "Stream, one sender and one receiver, each on its own core",
@@ -31,6 +31,20 @@ const PLOTS: [Plot; 8] = [
         title: "Stream, one sender and one receiver, wherever the scheduler puts them",
         along: "bytes of a message",
         shown: |case| case.measure == Measure::Stream && !case.pinned,
+        at: |case| case.bytes,
+    },
+    Plot {
+        file: "bytes",
+        title: "Stream of messages of bytes, each process on its own core",
+        along: "bytes of a message",
+        shown: |case| case.measure == Measure::Bytes && case.pinned,
+        at: |case| case.bytes,
+    },
+    Plot {
+        file: "bytes-free",
+        title: "Stream of messages of bytes, wherever the scheduler puts the processes",
+        along: "bytes of a message",
+        shown: |case| case.measure == Measure::Bytes && !case.pinned,
         at: |case| case.bytes,
     },
     Plot {
@@ -99,7 +113,7 @@ pub fn draw(results: &Results, directory: &Path) -> Result<(), Box<dyn Error>> {
 
 /// Of a plot, and of the column of names beside it.
 const WIDTH: u32 = 960;
-const NAMES: i32 = 220;
+const NAMES: i32 = 250;
 
 fn lines_plot(path: &Path, plot: &Plot, lines: &[(Way, Vec<(f64, f64)>)]) -> Result<(), Box<dyn Error>> {
     let root = SVGBackend::new(path, (WIDTH, 560)).into_drawing_area();
@@ -122,7 +136,7 @@ fn lines_plot(path: &Path, plot: &Plot, lines: &[(Way, Vec<(f64, f64)>)]) -> Res
     for (row, (way, points)) in (0..).zip(lines) {
         let index = Way::ALL.iter().position(|other| other == way).unwrap_or(0);
         let color = Palette99::pick(index).to_rgba();
-        let style = color.stroke_width(if way.is_gimmal() { 4 } else { 2 });
+        let style = color.stroke_width(if way.is_gimmal() || way.is_gimmal_of_bytes() { 4 } else { 2 });
         chart.draw_series(LineSeries::new(points.iter().copied(), style))?;
         let (x, y) = (WIDTH as i32 - NAMES + 8, 60 + 20 * row);
         root.draw(&PathElement::new([(x, y), (x + 20, y)], style))?;

@@ -7,9 +7,9 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use crate::case::{Case, Measure};
+use crate::case::{Case, LENGTHS, Measure, size};
 use crate::results::{Results, Summary};
-use crate::ways::Way;
+use crate::ways::{Way, objects};
 
 /// What is divided by what.
 enum Ratio {
@@ -102,9 +102,44 @@ fn aims(pinned: bool) -> Vec<Aim> {
         aims.push(Aim::shorter(&what, 1.1, of(Asleep, Futex), of(Asleep, way)));
         aims.push(Aim::shorter(&what, 0.6, of(Asleep, Pipe), of(Asleep, way)));
     }
+    aims.extend(bytes_aims(pinned));
     if pinned {
         aims.extend(pinned_aims());
     }
+    aims
+}
+
+/// Those for messages of bytes, and for objects.
+fn bytes_aims(pinned: bool) -> Vec<Aim> {
+    use Measure::{Bytes, Serialized, Stream};
+    use Way::{
+        GimmalQueue, Memcpy, OtherCore, Postcard, Python, QueueBytes, QueueObjects, QueuePlaced, Socket, SpscBytes,
+        SpscPlaced,
+    };
+    let of = |measure, way, bytes| Case { pinned, ..Case::new(measure, way, bytes) };
+    let mut aims = Vec::new();
+    for (name, way) in [("SpscQueue<[u8]>", SpscBytes), ("Queue<[u8]>", QueueBytes)] {
+        for length in LENGTHS {
+            let what = format!("{name} {}", size(length));
+            aims.push(Aim::faster(&what, 5.0, of(Bytes, Socket, length), of(Bytes, way, length)));
+        }
+    }
+    for (name, way) in [("SpscQueue<[u8]>", SpscPlaced), ("Queue<[u8]>", QueuePlaced)] {
+        for length in LENGTHS.into_iter().filter(|&length| length >= 64 << 10) {
+            for floor in [Memcpy, OtherCore] {
+                let what = format!("{name} {} in place", size(length));
+                aims.push(Aim::faster(&what, 0.8, of(Bytes, floor, length), of(Bytes, way, length)));
+            }
+        }
+    }
+    let fixed = of(Stream, GimmalQueue, 64);
+    aims.push(Aim {
+        title: "Queue<[u8]> 64 B: time over Queue<[u64; 8]>".to_owned(),
+        ..Aim::shorter("", 1.5, fixed, of(Bytes, QueueBytes, 64))
+    });
+    let object = |way| of(Serialized, way, objects::BYTES);
+    aims.push(Aim::shorter("Queue<Object<T>>", 2.0, object(Postcard), object(QueueObjects)));
+    aims.push(Aim::faster("Queue<Object<T>>", 20.0, object(Python), object(QueueObjects)));
     aims
 }
 
@@ -148,14 +183,14 @@ pub fn table(results: &Results) -> String {
         let reached: Vec<_> = aims(pinned).into_iter().filter_map(|aim| Some((aim.summary(results)?, aim))).collect();
         if !reached.is_empty() {
             let _ =
-                writeln!(text, "\n{:<62}{:>8}{:>18}{:>10}", format!("aims, {place}"), "ratio", "least..most", "aim");
+                writeln!(text, "\n{:<72}{:>8}{:>18}{:>10}", format!("aims, {place}"), "ratio", "least..most", "aim");
         }
         for (summary, aim) in reached {
             let Summary { median, least, most } = summary;
             let spread = format!("{least:.2}..{most:.2}");
             let bound = format!("{} {}", if aim.at_least { '≥' } else { '≤' }, aim.bound);
             let met = if aim.is_met(summary) { "met" } else { "not met" };
-            let _ = writeln!(text, "  {:<60}{median:>8.2}{spread:>18}{bound:>10}  {met}", aim.title);
+            let _ = writeln!(text, "  {:<70}{median:>8.2}{spread:>18}{bound:>10}  {met}", aim.title);
         }
     }
     text

@@ -30,9 +30,10 @@ pub fn tables(results: &Results, quick: bool) -> String {
 
 fn table(text: &mut String, title: &str, measure: Measure, entries: &[&Entry]) {
     let unit = measure.unit();
-    let _ = write!(text, "\n{title:<41}{unit:>12} {:>21}", "least..most");
+    let _ = write!(text, "\n{title:<47}{unit:>12} {:>21}", "least..most");
     let _ = match measure {
         Measure::Attach => writeln!(text),
+        Measure::Bytes => writeln!(text, "{:>11}{:>11}", "GB/s", "cpu ns"),
         Measure::Memory => writeln!(text, "{:>14}", "private bytes"),
         _ if measure.has_tail() => writeln!(text, "{:>11}{:>11}{:>11}{:>11}", "p99", "p99.9", "max", "cpu ns"),
         _ => writeln!(text, "{:>11}", "cpu ns"),
@@ -42,7 +43,7 @@ fn table(text: &mut String, title: &str, measure: Measure, entries: &[&Entry]) {
     for entry in entries {
         let key = entry.case.key();
         let shown = if key == before { "" } else { &key };
-        let _ = write!(text, "  {shown:<11} {:<27}", entry.case.way.name());
+        let _ = write!(text, "  {shown:<11} {:<33}", entry.case.way.name());
         before = key.clone();
         match entry.summary(|sample| Some(sample.value)) {
             Some(summary) => row(text, entry, summary),
@@ -59,12 +60,15 @@ fn table(text: &mut String, title: &str, measure: Measure, entries: &[&Entry]) {
     }
 }
 
-fn row(text: &mut String, entry: &Entry, Summary { median, least, most }: Summary) {
-    let _ = write!(text, "{:>12} {:>21}", number(median), format!("{}..{}", number(least), number(most)));
+fn row(text: &mut String, entry: &Entry, Summary { median: nanos, least, most }: Summary) {
+    let _ = write!(text, "{:>12} {:>21}", number(nanos), format!("{}..{}", number(least), number(most)));
     let median = |of: &dyn Fn(&crate::measure::Sample) -> Option<f64>| entry.summary(of).map(|summary| summary.median);
     let maximum = entry.summary(|sample| sample.tail.map(|tail| tail[2])).map(|summary| summary.most);
     if let Some(private) = median(&|sample| sample.private) {
         let _ = write!(text, "{:>14}", number(private));
+    }
+    if entry.case.measure == Measure::Bytes {
+        let _ = write!(text, "{:>11.2}", entry.case.bytes as f64 / nanos);
     }
     for tail in [median(&|s| s.tail.map(|t| t[0])), median(&|s| s.tail.map(|t| t[1])), maximum] {
         tail.map(|nanos| write!(text, "{:>11}", number(nanos)));

@@ -47,6 +47,12 @@ pub fn pin(index: usize) {
     unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
 }
 
+/// Kills all processes of a group that the caller has made, and not waited for yet.
+pub fn kill_group(leader: u32) {
+    // SAFETY: sends a signal; the number is still that of our child, hence of its group.
+    unsafe { libc::kill(-(leader as libc::pid_t), libc::SIGKILL) };
+}
+
 /// Nanoseconds of CLOCK_MONOTONIC, the same for all processes.
 #[inline]
 pub fn now() -> u64 {

@@ -106,14 +106,15 @@ fn busy(nanos: u64) {
 }
 
 /// p50, p99, p99.9 and the maximum.
-fn percentiles(nanos: &[u64]) -> [u64; 4] {
+pub fn percentiles(nanos: &[u64]) -> [u64; 4] {
     let mut histogram = Histogram::<u64>::new_with_bounds(1, 100_000_000_000, 3).expect("these bounds are right");
     nanos.iter().for_each(|&nanos| histogram.saturating_record(nanos));
     let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|quantile| histogram.value_at_quantile(quantile));
     [p50, p99, p999, histogram.max()]
 }
 
-fn latency(count: u64, numbers: &[Numbers], tail: [u64; 4]) -> Sample {
+/// What single latencies come to.
+pub fn latency(count: u64, numbers: &[Numbers], tail: [u64; 4]) -> Sample {
     let [p50, p99, p999, max] = tail.map(|nanos| nanos as f64);
     let cpu = numbers.iter().map(|n| n.cpu).sum::<u64>() as f64 / count as f64;
     Sample { value: p50, cpu: Some(cpu), tail: Some([p99, p999, max]), private: None }

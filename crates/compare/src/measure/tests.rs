@@ -43,13 +43,28 @@ fn a_queue_that_loses_a_message_fails() {
 }
 
 #[test]
-fn small_runs_of_every_case_of_gimmal_and_of_its_bare_rings_come_out() {
+fn small_runs_of_every_case_of_gimmal_of_its_bare_rings_and_of_bytes_come_out() {
     let temporary = Temporary::new("measure-test").expect("a directory");
-    let ours = |way: crate::ways::Way| way.is_gimmal() || way.is_bare();
-    let some = crate::case::all().into_iter().filter(|case| ours(case.way) && case.pinned && case.idle < 100);
+    let of_bytes = |measure| matches!(measure, Measure::Bytes | Measure::BytesTrip | Measure::Serialized);
+    let wanted = |case: &Case| case.way.is_gimmal() || case.way.is_bare() || of_bytes(case.measure);
+    let some = crate::case::all().into_iter().filter(|case| wanted(case) && case.pinned && case.idle < 100);
+    let some = some.filter(|case| case.way != Way::Python || python_is_there());
     for (serial, case) in some.enumerate() {
         let run = Run { temporary: &temporary, serial: 10 * serial as u64, count: 5, limit: Duration::from_secs(20) };
         let sample = measure(&case, run);
         assert!(sample.as_ref().is_ok_and(|sample| sample.value > 0.0), "{case}: {sample:?}");
     }
+}
+
+fn python_is_there() -> bool {
+    std::process::Command::new("python3").arg("--version").output().is_ok()
+}
+
+#[test]
+fn without_a_python_its_case_is_left_out_and_says_so() {
+    let temporary = Temporary::new("python-test").expect("a directory");
+    let case = Case::new(Measure::Serialized, Way::Python, crate::ways::objects::BYTES);
+    let run = Run { temporary: &temporary, serial: 0, count: 5, limit: Duration::from_secs(20) };
+    let ended = super::serialized::python(std::path::Path::new("no such program"), &case, run);
+    assert_eq!(ended, Err(Failure::Failed("left out: there is no python3 on this machine".into())));
 }

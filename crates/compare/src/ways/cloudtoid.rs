@@ -8,9 +8,9 @@ use super::{Link, Rx, Spec, Tx, poll};
 pub struct Bytes(Spec);
 
 impl Bytes {
-    fn options<const N: usize>(&self, lane: usize) -> Options {
+    fn options(&self, lane: usize) -> Options {
         // Eight bytes of header before each message.
-        let bytes = self.0.capacity * (8 * N + 8);
+        let bytes = self.0.capacity * (self.0.bytes + 8);
         Options::new(format!("{}-{lane}", self.0.name), bytes).with_path(&self.0.directory)
     }
 }
@@ -27,15 +27,15 @@ impl<const N: usize> Link<N> for Bytes {
 
     fn open(&self, first: bool) -> Vec<Subscriber> {
         let lanes = if first { self.0.lanes } else { 0 };
-        (0..lanes).map(|lane| Subscriber::open(&self.options::<N>(lane)).expect("a queue")).collect()
+        (0..lanes).map(|lane| Subscriber::open(&self.options(lane)).expect("a queue")).collect()
     }
 
     fn sender(&self, _: &Vec<Subscriber>, lane: usize) -> Publisher {
-        Publisher::open(&self.options::<N>(lane)).expect("a publisher")
+        Publisher::open(&self.options(lane)).expect("a publisher")
     }
 
     fn receiver(&self, _: &Vec<Subscriber>, lane: usize) -> Subscriber {
-        Subscriber::open(&self.options::<N>(lane)).expect("a subscriber")
+        Subscriber::open(&self.options(lane)).expect("a subscriber")
     }
 }
 

@@ -183,13 +183,37 @@ struct Positions {
 /// Slots begin on a page of their own.
 const SLOTS_AT: usize = 4096;
 
-/// The end of a ring: `mine` is our position, `other` what the other's was when we last looked.
-pub struct RingEnd<const N: usize> {
+/// Where an end of a ring stands: `mine` is our position, `other` what the other's was when we last looked.
+pub(super) struct Place {
     positions: NonNull<Positions>,
-    slots: NonNull<[u64; N]>,
     capacity: u64,
     mine: u64,
     other: u64,
+}
+
+/// The end of a ring.
+pub struct RingEnd<const N: usize> {
+    place: Place,
+    slots: NonNull<[u64; N]>,
+}
+
+impl Ring {
+    /// A ring of so many slots, each of so many bytes.
+    pub(super) fn map(capacity: usize, bytes: usize) -> Self {
+        assert!(capacity.is_power_of_two());
+        Self { memory: map_shared(SLOTS_AT + capacity * bytes), capacity }
+    }
+
+    /// The first slot.
+    pub(super) fn slots(&self) -> NonNull<u8> {
+        // SAFETY: the mapping is larger than that.
+        unsafe { self.memory.add(SLOTS_AT) }
+    }
+
+    /// Where both ends begin.
+    pub(super) fn place(&self) -> Place {
+        Place { positions: self.memory.cast(), capacity: self.capacity as u64, mine: 0, other: 0 }
+    }
 }
 
 impl<const N: usize> Link<N> for Ring {
@@ -198,16 +222,14 @@ impl<const N: usize> Link<N> for Ring {
     type Rx = RingEnd<N>;
 
     fn prepare(spec: &Spec) -> Self {
-        assert!(spec.lanes == 1 && spec.capacity.is_power_of_two());
-        Self { memory: map_shared(SLOTS_AT + spec.capacity * 8 * N), capacity: spec.capacity }
+        assert!(spec.lanes == 1, "one way only");
+        Self::map(spec.capacity, 8 * N)
     }
 
     fn open(&self, _first: bool) {}
 
     fn sender(&self, (): &(), _lane: usize) -> RingEnd<N> {
-        // SAFETY: the mapping is larger than that.
-        let slots = unsafe { self.memory.add(SLOTS_AT) }.cast();
-        RingEnd { positions: self.memory.cast(), slots, capacity: self.capacity as u64, mine: 0, other: 0 }
+        RingEnd { place: self.place(), slots: self.slots().cast() }
     }
 
     fn receiver(&self, (): &(), lane: usize) -> RingEnd<N> {
@@ -215,22 +237,21 @@ impl<const N: usize> Link<N> for Ring {
     }
 }
 
-impl<const N: usize> RingEnd<N> {
+impl Place {
     #[inline]
     fn positions(&self) -> &Positions {
         // SAFETY: mapped for ever, aligned to a page, atomics for which zero is a value.
         unsafe { self.positions.as_ref() }
     }
 
+    /// Which slot is ours next.
     #[inline]
-    fn slot(&self) -> *mut [u64; N] {
-        let index = self.mine & (self.capacity - 1);
-        // SAFETY: the index is smaller than the capacity.
-        unsafe { self.slots.add(index as usize) }.as_ptr()
+    pub(super) fn slot(&self) -> usize {
+        (self.mine & (self.capacity - 1)) as usize
     }
 
     #[inline]
-    fn await_room(&mut self) {
+    pub(super) fn await_room(&mut self) {
         while self.mine - self.other == self.capacity {
             self.other = self.positions().read.load(Acquire);
             spin_loop();
@@ -238,31 +259,51 @@ impl<const N: usize> RingEnd<N> {
     }
 
     #[inline]
-    fn is_empty(&mut self) -> bool {
+    pub(super) fn is_empty(&mut self) -> bool {
         if self.mine == self.other {
             self.other = self.positions().written.load(Acquire);
         }
         self.mine == self.other
+    }
+
+    /// The sender has written its slot.
+    #[inline]
+    pub(super) fn commit(&mut self) {
+        self.mine += 1;
+        self.positions().written.store(self.mine, Release);
+    }
+
+    /// The receiver has read its slot.
+    #[inline]
+    pub(super) fn release(&mut self) {
+        self.mine += 1;
+        self.positions().read.store(self.mine, Release);
+    }
+}
+
+impl<const N: usize> RingEnd<N> {
+    #[inline]
+    fn slot(&self) -> *mut [u64; N] {
+        // SAFETY: the index is smaller than the capacity.
+        unsafe { self.slots.add(self.place.slot()) }.as_ptr()
     }
 }
 
 impl<const N: usize> Tx<N> for RingEnd<N> {
     #[inline(always)]
     fn send(&mut self, message: &[u64; N]) {
-        self.await_room();
-        // SAFETY: the slot is ours until we store `written`, and no message of ours lies there.
+        self.place.await_room();
+        // SAFETY: the slot is ours until the commit, and no message of ours lies there.
         unsafe { std::ptr::copy_nonoverlapping(message, self.slot(), 1) };
-        self.mine += 1;
-        self.positions().written.store(self.mine, Release);
+        self.place.commit();
     }
 
     #[inline]
     fn send_in_place(&mut self, number: u64) {
-        self.await_room();
-        // SAFETY: the slot is ours until we store `written`, and any bits are words.
+        self.place.await_room();
+        // SAFETY: the slot is ours until the commit, and any bits are words.
         unsafe { &mut *self.slot() }.fill(number);
-        self.mine += 1;
-        self.positions().written.store(self.mine, Release);
+        self.place.commit();
     }
 }
 
@@ -274,18 +315,17 @@ impl<const N: usize> Rx<N> for RingEnd<N> {
 
     #[inline(always)]
     fn try_recv(&mut self) -> Option<[u64; N]> {
-        (!self.is_empty()).then(|| self.recv_in_place(|message| *message))
+        (!self.place.is_empty()).then(|| self.recv_in_place(|message| *message))
     }
 
     #[inline]
     fn recv_in_place<R>(&mut self, read: impl FnOnce(&[u64; N]) -> R) -> R {
-        while self.is_empty() {
+        while self.place.is_empty() {
             spin_loop();
         }
-        // SAFETY: the slot was written before `written` was stored, and is ours until we store `read`.
+        // SAFETY: the slot was written before it was committed, and is ours until the release.
         let result = read(unsafe { &*self.slot() });
-        self.mine += 1;
-        self.positions().read.store(self.mine, Release);
+        self.place.release();
         result
     }
 }

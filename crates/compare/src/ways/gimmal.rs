@@ -21,7 +21,8 @@ fn options(spec: &Spec) -> SegmentOptions {
     Segment::options().directory(&spec.directory)
 }
 
-fn open(spec: &Spec) -> Segment {
+/// Attaches to the segment that the first worker has created.
+pub fn open_segment(spec: &Spec) -> Segment {
     loop {
         match options(spec).open(&spec.name) {
             // Hundreds join at once, one after the other.
@@ -59,7 +60,7 @@ impl<const N: usize> Link<N> for Mpmc {
 
     fn open(&self, first: bool) -> Segment {
         if !first {
-            return open(&self.0);
+            return open_segment(&self.0);
         }
         create(&self.0, Queue::<[u64; N]>::bytes, |segment, name, capacity| {
             Queue::<[u64; N]>::create(segment, name, capacity).expect("create a queue");
@@ -86,7 +87,7 @@ impl<const N: usize> Link<N> for Spsc {
 
     fn open(&self, first: bool) -> Segment {
         if !first {
-            return open(&self.0);
+            return open_segment(&self.0);
         }
         create(&self.0, SpscQueue::<[u64; N]>::bytes, |segment, name, capacity| {
             SpscQueue::<[u64; N]>::create(segment, name, capacity).expect("create a queue");

@@ -4,7 +4,7 @@ use iceoryx2::port::SendError;
 use iceoryx2::port::publisher::Publisher;
 use iceoryx2::port::subscriber::Subscriber;
 use iceoryx2::prelude::{
-    BackpressureStrategy, Config, FileName, LogLevel, Node, NodeBuilder, Path, SemanticString, SignalHandlingMode, ipc,
+    BackpressureStrategy, Config, FileName, LogLevel, NodeBuilder, Path, SemanticString, SignalHandlingMode, ipc,
     set_log_level,
 };
 use iceoryx2::service::port_factory::publish_subscribe::PortFactory;
@@ -17,7 +17,22 @@ pub struct PublishSubscribe(Spec);
 /// The services, and the node that must outlive them.
 pub struct Shared<const N: usize> {
     services: Vec<PortFactory<ipc::Service, [u64; N], ()>>,
-    _node: Node<ipc::Service>,
+    _node: Node,
+}
+
+/// What a process is in iceoryx2.
+pub type Node = iceoryx2::prelude::Node<ipc::Service>;
+
+/// A node whose files lie where the run's do.
+pub fn node(spec: &Spec) -> Node {
+    set_log_level(LogLevel::Fatal);
+    let mut config = Config::default();
+    let root = spec.directory.to_str().expect("a plain path");
+    config.global.set_root_path(&Path::new(root.as_bytes()).expect("a path"));
+    // Its shared memory lies in /dev/shm itself: the prefix lets the end of the run find what was left there.
+    config.global.prefix = FileName::new(format!("{}-", spec.name).as_bytes()).expect("a prefix");
+    let builder = NodeBuilder::new().signal_handling_mode(SignalHandlingMode::Disabled).config(&config);
+    builder.create::<ipc::Service>().expect("a node")
 }
 
 impl<const N: usize> Link<N> for PublishSubscribe {
@@ -30,14 +45,7 @@ impl<const N: usize> Link<N> for PublishSubscribe {
     }
 
     fn open(&self, _first: bool) -> Shared<N> {
-        set_log_level(LogLevel::Fatal);
-        let mut config = Config::default();
-        let root = self.0.directory.to_str().expect("a plain path");
-        config.global.set_root_path(&Path::new(root.as_bytes()).expect("a path"));
-        // Its shared memory lies in /dev/shm itself: the prefix lets the end of the run find what was left there.
-        config.global.prefix = FileName::new(format!("{}-", self.0.name).as_bytes()).expect("a prefix");
-        let builder = NodeBuilder::new().signal_handling_mode(SignalHandlingMode::Disabled).config(&config);
-        let node = builder.create::<ipc::Service>().expect("a node");
+        let node = node(&self.0);
         let service = |lane: usize| {
             let name = format!("lane/{lane}");
             let service =
@@ -60,7 +68,7 @@ impl<const N: usize> Link<N> for PublishSubscribe {
 
 /// Whether the one subscriber got it. In spite of `RetryUntilDelivered`, iceoryx2 0.10 now and then drops a sample when the
 /// buffer is full, and says that nobody got it: then it is sent again.
-fn delivered(sent: Result<usize, SendError>) -> Option<()> {
+pub fn delivered(sent: Result<usize, SendError>) -> Option<()> {
     match sent.expect("send") {
         0 => None,
         _ => Some(()),

@@ -1,14 +1,17 @@
 //! What messages can take: gimmal, its rivals, and what the hardware and the kernel take at least.
 //!
 //! A way is a type that implements [`Link`]; the enum [`Way`] names them all and says what each can do, and
-//! [`with_link!`] gets from the name to the type, so that the measured loops are compiled for each.
+//! [`with_link!`] gets from the name to the type, so that the measured loops are compiled for each. Messages whose length is known
+//! only at run time are a matter of [`bytes`], those that are serialized one of [`objects`].
 
 pub mod bare;
+pub mod bytes;
 pub mod cloudtoid;
 pub mod floor;
 pub mod gimmal;
 pub mod iceoryx;
 pub mod ipc_channel;
+pub mod objects;
 pub mod os;
 pub mod shaq;
 pub mod threads;
@@ -83,6 +86,8 @@ pub struct Spec {
     pub name: String,
     /// A directory of this run, on a tmpfs.
     pub directory: PathBuf,
+    /// Of each message.
+    pub bytes: usize,
     /// Messages that each queue holds.
     pub capacity: usize,
     /// Queues that are used: one, or there and back.
@@ -132,6 +137,13 @@ pub fn poll<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
 pub enum Way {
     GimmalSpsc,
     GimmalQueue,
+    /// Messages of bytes, of any number, copied in and read where they lie.
+    SpscBytes,
+    /// The same, written where they lie.
+    SpscPlaced,
+    QueueBytes,
+    QueuePlaced,
+    QueueObjects,
     ShaqSpsc,
     ShaqMpmc,
     Iceoryx,
@@ -139,6 +151,9 @@ pub enum Way {
     IpcChannel,
     Pipe,
     Socket,
+    SeqPacket,
+    /// The queue of Python's standard library, between two Pythons.
+    Python,
     Rtrb,
     ArrayQueue,
     CrossbeamChannel,
@@ -153,13 +168,20 @@ pub enum Way {
     Memcpy,
     /// The simplest ring between two processes, with plain spinning and cached indices: what the hardware takes.
     OtherCore,
+    /// Serialized and back, in one process.
+    Postcard,
 }
 
 impl Way {
     /// All, in the order of the report.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 28] = [
         Self::GimmalSpsc,
         Self::GimmalQueue,
+        Self::SpscBytes,
+        Self::SpscPlaced,
+        Self::QueueBytes,
+        Self::QueuePlaced,
+        Self::QueueObjects,
         Self::ShaqSpsc,
         Self::ShaqMpmc,
         Self::Iceoryx,
@@ -167,6 +189,8 @@ impl Way {
         Self::IpcChannel,
         Self::Pipe,
         Self::Socket,
+        Self::SeqPacket,
+        Self::Python,
         Self::Rtrb,
         Self::ArrayQueue,
         Self::CrossbeamChannel,
@@ -178,6 +202,7 @@ impl Way {
         Self::Futex,
         Self::Memcpy,
         Self::OtherCore,
+        Self::Postcard,
     ];
 
     /// Its name in cases and tables.
@@ -185,6 +210,11 @@ impl Way {
         match self {
             Self::GimmalSpsc => "gimmal SpscQueue",
             Self::GimmalQueue => "gimmal Queue",
+            Self::SpscBytes => "gimmal SpscQueue<[u8]>",
+            Self::SpscPlaced => "gimmal SpscQueue<[u8]>, in place",
+            Self::QueueBytes => "gimmal Queue<[u8]>",
+            Self::QueuePlaced => "gimmal Queue<[u8]>, in place",
+            Self::QueueObjects => "gimmal Queue<Object<T>>",
             Self::ShaqSpsc => "shaq SPSC",
             Self::ShaqMpmc => "shaq MPMC",
             Self::Iceoryx => "iceoryx2",
@@ -192,6 +222,8 @@ impl Way {
             Self::IpcChannel => "ipc-channel",
             Self::Pipe => "OS pipe",
             Self::Socket => "Unix socket",
+            Self::SeqPacket => "Unix socket of packets",
+            Self::Python => "Python multiprocessing.Queue",
             Self::Rtrb => "rtrb (threads)",
             Self::ArrayQueue => "ArrayQueue (threads)",
             Self::CrossbeamChannel => "crossbeam-channel (threads)",
@@ -203,6 +235,7 @@ impl Way {
             Self::Futex => "floor: futex",
             Self::Memcpy => "floor: memcpy",
             Self::OtherCore => "floor: memcpy, other core",
+            Self::Postcard => "floor: postcard",
         }
     }
 
@@ -211,9 +244,32 @@ impl Way {
         matches!(self, Self::Rtrb | Self::ArrayQueue | Self::CrossbeamChannel | Self::Kanal)
     }
 
-    /// It is gimmal's.
+    /// It is gimmal's, with messages of one size.
     pub fn is_gimmal(self) -> bool {
         matches!(self, Self::GimmalSpsc | Self::GimmalQueue)
+    }
+
+    /// It is gimmal's, with messages of any length.
+    pub fn is_gimmal_of_bytes(self) -> bool {
+        use Way::{QueueBytes, QueuePlaced, SpscBytes, SpscPlaced};
+        matches!(self, SpscBytes | SpscPlaced | QueueBytes | QueuePlaced)
+    }
+
+    /// It passes messages of any length, of up to a mebibyte unless [`Way::longest`] says less.
+    pub fn carries_bytes(self) -> bool {
+        use Way::{Cloudtoid, Iceoryx, IpcChannel, Pipe, SeqPacket, Socket};
+        self.is_gimmal_of_bytes() || matches!(self, Iceoryx | Cloudtoid | IpcChannel | Pipe | Socket | SeqPacket)
+    }
+
+    /// The longest message of bytes.
+    pub fn longest(self) -> usize {
+        // The kernel has a packet in one piece, as large as its buffer for a socket is by default at most.
+        if self == Self::SeqPacket { 64 << 10 } else { usize::MAX }
+    }
+
+    /// It passes objects that know nothing of bytes, or at least serializes them.
+    pub fn carries_objects(self) -> bool {
+        matches!(self, Self::QueueObjects | Self::Python | Self::Postcard)
     }
 
     /// It is one of gimmal's rings without what the price of is asked.
@@ -221,9 +277,15 @@ impl Way {
         matches!(self, Self::BareSpsc | Self::BareQueue)
     }
 
-    /// It is a queue, and not only a floor.
+    /// It is a queue of messages of one size, and not only a floor.
     pub fn streams(self) -> bool {
         !matches!(self, Self::Line | Self::TwoLines | Self::Futex | Self::Memcpy | Self::OtherCore)
+            && !self.is_for_bytes_only()
+    }
+
+    /// It does not take part where messages have one size.
+    fn is_for_bytes_only(self) -> bool {
+        self.is_gimmal_of_bytes() || self.carries_objects() || self == Self::SeqPacket
     }
 
     /// It can have so many ends, each message going to one receiver.
@@ -245,6 +307,7 @@ impl Way {
     pub fn sleeps(self) -> bool {
         !matches!(self, Self::Iceoryx | Self::Rtrb | Self::ArrayQueue | Self::BareSpsc | Self::BareQueue)
             && !matches!(self, Self::Line | Self::TwoLines | Self::Memcpy | Self::OtherCore)
+            && !self.is_for_bytes_only()
     }
 
     /// The capacity is any that we like.
@@ -299,6 +362,7 @@ macro_rules! with_link {
             Way::TwoLines => $run::<floor::TwoLines, 1>($($argument),*),
             Way::Futex => $run::<floor::Futex, 1>($($argument),*),
             Way::Memcpy | Way::OtherCore => sized!(floor::Ring),
+            other => unreachable!("{} has no messages of one size", other.name()),
         }
     }};
 }

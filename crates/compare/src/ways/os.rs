@@ -18,7 +18,8 @@ pub struct Socket(Vec<(OwnedFd, OwnedFd)>, bool);
 pub struct End(File);
 
 impl End {
-    fn of(end: &OwnedFd, polled: bool) -> Self {
+    /// The same end once more; if it is `polled`, it does not wait.
+    pub fn of(end: &OwnedFd, polled: bool) -> Self {
         let end = File::from(end.try_clone().expect("duplicate a descriptor"));
         if polled {
             // SAFETY: sets a flag of a descriptor that is ours.
@@ -26,6 +27,11 @@ impl End {
             assert_eq!(set, 0, "do not block: {}", std::io::Error::last_os_error());
         }
         Self(end)
+    }
+
+    /// What to read from, or write to.
+    pub fn file(&self) -> &File {
+        &self.0
     }
 }
 

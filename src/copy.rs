@@ -7,6 +7,12 @@
 //!   So the message is read in words.
 //! - The store buffer is as long as it is (64 entries, say), and the lines that its stores need are fetched together. So the
 //!   message is written in as few stores as there can be.
+//!
+//! With long messages it is the lines themselves: the receiver has read them a lap ago, and each has to be taken from its cache
+//! before it can be written. So whole lines are written past the caches, which takes them from nobody and needs nothing of what
+//! they held; the receiver, who reads in a row, gets them from memory about as fast. (64 KiB between two cores of an AMD Zen 4 in a
+//! virtual machine: written at 2 ns a line, not at 7 to 28, and read at 2, not at 1 to 3. If both ends take turns on one core, the
+//! caches would have been three times as fast.)
 
 use core::mem::{MaybeUninit, align_of, size_of};
 
@@ -83,9 +89,70 @@ unsafe fn store_both(to: *mut Word, first: Word, second: Word) {
     }
 }
 
+/// From this many bytes on, a message is written past the caches.
+const LONG: usize = 4 << 10;
+
+/// Copies bytes of a message.
+///
+/// # Panics
+/// If one is longer than the other.
+#[inline]
+pub(crate) fn copy_bytes(from: &[u8], to: &mut [u8]) {
+    if cfg!(all(target_arch = "x86_64", not(miri))) && from.len() >= LONG {
+        copy_long(from, to);
+    } else {
+        to.copy_from_slice(from);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn copy_long(from: &[u8], to: &mut [u8]) {
+    use core::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
+    const LINE: usize = 64;
+    assert_eq!(from.len(), to.len(), "as long as the room for it");
+    let (from_head, from) = from.split_at(to.as_ptr().align_offset(LINE).min(from.len()));
+    let (to_head, to) = to.split_at_mut(from_head.len());
+    let (from_lines, from_tail) = from.as_chunks::<LINE>();
+    let (to_lines, to_tail) = to.as_chunks_mut::<LINE>();
+    to_head.copy_from_slice(from_head);
+    to_tail.copy_from_slice(from_tail);
+    for (from, to) in from_lines.iter().zip(to_lines) {
+        let (from, to) = (from.as_ptr().cast::<__m128i>(), to.as_mut_ptr().cast::<__m128i>());
+        // SAFETY: four of them are a line; SSE2 is part of every x86-64.
+        let parts: [__m128i; 4] = core::array::from_fn(|part| unsafe { _mm_loadu_si128(from.wrapping_add(part)) });
+        for (part, value) in parts.into_iter().enumerate() {
+            // SAFETY: as above, and the line is aligned.
+            unsafe { _mm_stream_si128(to.wrapping_add(part), value) }
+        }
+    }
+    // Such stores are ordered by nothing else, not even by the Release of the commit.
+    // SAFETY: has no preconditions.
+    unsafe { _mm_sfence() }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn copy_long(from: &[u8], to: &mut [u8]) {
+    to.copy_from_slice(from);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_of_any_length_and_place_arrive_whole_and_nothing_beside_them() {
+        let from: Vec<u8> = (0..3 * LONG).map(|i| (i * 7 + i / 251) as u8 | 1).collect();
+        for len in [0, 1, 63, 64, LONG - 1, LONG, LONG + 1, LONG + 63, 2 * LONG + 65] {
+            for (skip, offset) in [(0, 0), (1, 8), (3, 1), (0, 63), (5, 64), (64, 17)] {
+                let mut to = vec![0; 4 * LONG];
+                let (before, rest) = to.split_at_mut(offset);
+                let (room, behind) = rest.split_at_mut(len);
+                copy_bytes(&from[skip..][..len], room);
+                assert_eq!(room, &from[skip..][..len], "{len} bytes at {offset}");
+                assert!(before.iter().chain(&*behind).all(|&byte| byte == 0), "{len} bytes at {offset}");
+            }
+        }
+    }
 
     #[test]
     fn a_value_of_any_size_and_alignment_arrives_whole_and_nothing_beside_it() {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Endpoint, Queue, Receiver, Sender};
 use crate::channel::{Channel, Data, no_deadline, no_deadline_recv};
+use crate::copy::copy_bytes;
 use crate::deadline::Deadline;
 use crate::error::{
     RecvBytesError, RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
@@ -185,7 +186,7 @@ impl fmt::Debug for Frame<'_> {
 pub(crate) fn gather(parts: &[IoSlice<'_>], mut room: &mut [u8]) {
     for part in parts {
         let (here, behind) = room.split_at_mut(part.len());
-        here.copy_from_slice(part);
+        copy_bytes(part, here);
         room = behind;
     }
 }
@@ -280,7 +281,7 @@ impl<M: Bytes + ?Sized> Queue<M> {
 
 #[inline]
 fn fill(mut grant: Grant<'_>, message: &[u8]) {
-    grant.copy_from_slice(message);
+    copy_bytes(message, &mut grant);
     grant.commit(message.len());
 }
 

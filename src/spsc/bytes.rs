@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Endpoint, Receiver, Sender};
 use crate::channel::{no_deadline, no_deadline_recv};
+use crate::copy::copy_bytes;
 use crate::deadline::Deadline;
 use crate::error::{
     RecvBytesError, RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
@@ -141,7 +142,7 @@ impl Source<'_> {
             let left = &part[self.offset..];
             let count = left.len().min(room.len());
             let (here, behind) = room.split_at_mut(count);
-            here.copy_from_slice(&left[..count]);
+            copy_bytes(&left[..count], here);
             room = behind;
             if count == left.len() {
                 (self.parts, self.offset) = (&self.parts[1..], 0);
@@ -231,7 +232,7 @@ impl<M: Bytes + ?Sized> Sender<M> {
     fn put(&mut self, message: &[u8]) {
         let mut room = self.end.bytes(&self.position, LENGTH, message.len());
         // SAFETY: the room is ours.
-        unsafe { room.as_mut() }.copy_from_slice(message);
+        copy_bytes(message, unsafe { room.as_mut() });
         self.commit(message.len());
     }
 

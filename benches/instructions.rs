@@ -17,6 +17,8 @@ use gimmal::{Lock, Queue, Receiver, Segment, Sender, SpscQueue, Value, spsc};
 /// How often an operation is made, and twice that.
 const TIMES: usize = 1024;
 const BATCH: usize = 64;
+/// A message of bytes.
+const BYTES: [u8; 64] = [7; 64];
 
 /// An operation, the instructions that it may take, how many of them are one call, and how to make `n`.
 struct Case {
@@ -26,7 +28,7 @@ struct Case {
 }
 
 /// Instructions per message or call, for x86-64. Lower them when you have made it faster.
-const CASES: [Case; 10] = [
+const CASES: [Case; 14] = [
     Case { name: "Queue send", budget: 76.0, run: |stage, n| stage.send(n) },
     Case { name: "Queue recv", budget: 73.0, run: |stage, n| stage.receive(n) },
     Case { name: "Queue send_slice of 64", budget: 44.0, run: |stage, n| stage.send_batches(n) },
@@ -35,6 +37,10 @@ const CASES: [Case; 10] = [
     Case { name: "SpscQueue recv", budget: 34.0, run: |stage, n| stage.spsc_receive(n) },
     Case { name: "SpscQueue send_slice of 64", budget: 5.0, run: |stage, n| stage.spsc_send_batches(n) },
     Case { name: "SpscQueue recv_many of 64", budget: 5.0, run: |stage, n| stage.spsc_receive_batches(n) },
+    Case { name: "Queue<[u8]> send of 64 B", budget: 133.0, run: |stage, n| stage.bytes_send(n) },
+    Case { name: "Queue<[u8]> recv of 64 B", budget: 190.0, run: |stage, n| stage.bytes_receive(n) },
+    Case { name: "SpscQueue<[u8]> send of 64 B", budget: 82.0, run: |stage, n| stage.spsc_bytes_send(n) },
+    Case { name: "SpscQueue<[u8]> recv of 64 B", budget: 104.0, run: |stage, n| stage.spsc_bytes_receive(n) },
     Case { name: "Value fetch_add", budget: 7.0, run: |stage, n| stage.add(n) },
     Case { name: "Lock lock and unlock", budget: 150.0, run: |stage, n| stage.lock(n) },
 ];
@@ -43,6 +49,8 @@ const CASES: [Case; 10] = [
 struct Stage {
     mpmc: (Sender<u64>, Receiver<u64>),
     spsc: (spsc::Sender<u64>, spsc::Receiver<u64>),
+    bytes: (Sender<[u8]>, Receiver<[u8]>),
+    spsc_bytes: (spsc::Sender<[u8]>, spsc::Receiver<[u8]>),
     value: Value<u64>,
     lock: Lock<u64>,
 }
@@ -52,14 +60,21 @@ impl Stage {
         let segment = Segment::options().size(4 << 20).sentinel(false).anonymous().expect("a segment");
         let mpmc = Queue::<u64>::create(&segment, "mpmc", 4 * TIMES).expect("a queue");
         let spsc = SpscQueue::<u64>::create(&segment, "spsc", 4 * TIMES).expect("a queue");
+        let bytes = Queue::<[u8]>::create(&segment, "bytes", 4 * TIMES * BYTES.len()).expect("a queue");
+        // Beside its bytes, a message takes its length.
+        let spsc_bytes = SpscQueue::<[u8]>::create(&segment, "spsc-bytes", 8 * TIMES * BYTES.len()).expect("a queue");
         let mut stage = Self {
             mpmc: (mpmc.sender().expect("an end"), mpmc.receiver().expect("an end")),
             spsc: (spsc.sender().expect("an end"), spsc.receiver().expect("an end")),
+            bytes: (bytes.sender().expect("an end"), bytes.receiver().expect("an end")),
+            spsc_bytes: (spsc_bytes.sender().expect("an end"), spsc_bytes.receiver().expect("an end")),
             value: Value::create(&segment, "value", 0).expect("a value"),
             lock: Lock::create(&segment, "lock", 0).expect("a lock"),
         };
         stage.send_batches(2 * TIMES);
         stage.spsc_send_batches(2 * TIMES);
+        stage.bytes_send(2 * TIMES);
+        stage.spsc_bytes_send(2 * TIMES);
         stage
     }
 
@@ -103,6 +118,22 @@ impl Stage {
             assert_eq!(self.spsc.1.recv_many(&mut buffer, BATCH), Ok(BATCH));
             black_box(&buffer);
         }
+    }
+
+    fn bytes_send(&mut self, n: usize) {
+        (0..n).for_each(|_| self.bytes.0.send(black_box(&BYTES)).expect("room"));
+    }
+
+    fn bytes_receive(&mut self, n: usize) {
+        (0..n).for_each(|_| _ = black_box(&*self.bytes.1.recv().expect("a message")));
+    }
+
+    fn spsc_bytes_send(&mut self, n: usize) {
+        (0..n).for_each(|_| self.spsc_bytes.0.send(black_box(&BYTES)).expect("room"));
+    }
+
+    fn spsc_bytes_receive(&mut self, n: usize) {
+        (0..n).for_each(|_| _ = black_box(&*self.spsc_bytes.1.recv().expect("a message")));
     }
 
     fn add(&mut self, n: usize) {

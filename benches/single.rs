@@ -71,6 +71,33 @@ fn all_sizes(c: &mut Criterion) {
     queues::<32>(c);
 }
 
+/// Messages of bytes, read in place.
+fn bytes(c: &mut Criterion) {
+    let segment = segment();
+    let mpmc = Queue::<[u8]>::create(&segment, "mpmc", 256 << 10).expect("a queue");
+    let spsc = SpscQueue::<[u8]>::create(&segment, "spsc", 256 << 10).expect("a queue");
+    let (sender, receiver) = (mpmc.sender().expect("an end"), mpmc.receiver().expect("an end"));
+    let (mut spsc_sender, mut spsc_receiver) = (spsc.sender().expect("an end"), spsc.receiver().expect("an end"));
+    let mut group = c.benchmark_group("push+pop of bytes");
+    for len in [64, 4096, 65536] {
+        let message = vec![7; len];
+        group.throughput(Throughput::Bytes(len as u64));
+        group.bench_function(BenchmarkId::new("mpmc", len), |b| {
+            b.iter(|| {
+                sender.try_send(black_box(&message)).expect("room");
+                black_box(&*receiver.try_recv().expect("a message"));
+            });
+        });
+        group.bench_function(BenchmarkId::new("spsc", len), |b| {
+            b.iter(|| {
+                spsc_sender.try_send(black_box(&message)).expect("room");
+                black_box(&*spsc_receiver.try_recv().expect("a message"));
+            });
+        });
+    }
+    group.finish();
+}
+
 fn atomics(c: &mut Criterion) {
     let segment = segment();
     let value = Value::<u64>::create(&segment, "value", 0).expect("a value");
@@ -152,5 +179,5 @@ fn segments(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, all_sizes, atomics, latests, locks, segments);
+criterion_group!(benches, all_sizes, bytes, atomics, latests, locks, segments);
 criterion_main!(benches);

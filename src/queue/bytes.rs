@@ -49,10 +49,7 @@ impl<'a> Held<'a> {
     #[inline]
     fn place(&self) -> NonNull<[u8]> {
         let run = self.run.as_ref().expect("held until consumed");
-        let block = (run.position() & (self.ring.capacity() - 1)) as usize;
-        // SAFETY: a block begins in the first half of the mapping.
-        let first = unsafe { self.data.base.add(block << self.data.shift) };
-        NonNull::slice_from_raw_parts(first, self.len)
+        place(self.ring, self.data, run, self.len)
     }
 
     /// Gives the run to `decide`, if it is ours.
@@ -64,6 +61,15 @@ impl<'a> Held<'a> {
             decide(self.channel, self.ring, run);
         }
     }
+}
+
+/// The first `len` bytes of a run's blocks, which has as many.
+#[inline]
+fn place(ring: &Owned<u64>, data: &Data, run: &Run, len: usize) -> NonNull<[u8]> {
+    let block = (run.position() & (ring.capacity() - 1)) as usize;
+    // SAFETY: a block begins in the first half of the mapping.
+    let first = unsafe { data.base.add(block << data.shift) };
+    NonNull::slice_from_raw_parts(first, len)
 }
 
 fn free(channel: &Channel, ring: &Owned<u64>, run: Run) {
@@ -99,6 +105,7 @@ impl Grant<'_> {
 }
 
 impl Drop for Grant<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.held.decide(free);
     }
@@ -106,6 +113,7 @@ impl Drop for Grant<'_> {
 
 impl Deref for Grant<'_> {
     type Target = [u8];
+    #[inline]
     fn deref(&self) -> &[u8] {
         // SAFETY: the blocks are ours, and lie in a row in the mapping that `data` keeps.
         unsafe { self.held.place().as_ref() }
@@ -113,6 +121,7 @@ impl Deref for Grant<'_> {
 }
 
 impl DerefMut for Grant<'_> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above.
         unsafe { self.held.place().as_mut() }
@@ -216,6 +225,13 @@ impl<M: Bytes + ?Sized> Sender<M> {
     /// Room for a message of `len` bytes, if there is some now.
     #[inline]
     pub(crate) fn try_grant(&self, len: usize) -> Result<Grant<'_>, TrySendError<()>> {
+        let run = self.try_claim(len)?;
+        Ok(Grant { held: Held::new(&self.end.queue, self.end.data(), run, len) })
+    }
+
+    /// Blocks for a message of `len` bytes, if there are some now.
+    #[inline]
+    fn try_claim(&self, len: usize) -> Result<Run, TrySendError<()>> {
         let Endpoint { queue, cursor, .. } = &self.end;
         let data = self.end.data();
         if len > data.size || self.end.queue.region.is_some() && len > self.max_len() {
@@ -224,8 +240,20 @@ impl<M: Bytes + ?Sized> Sender<M> {
         let blocks = (len + (1 << data.shift) - 1) >> data.shift;
         let owner = self.owner()?;
         let claim = || queue.ring.reserve_whole(cursor, owner, queue.channel.mode(), blocks.max(1));
-        let run = claim().or_else(|refused| self.refused(refused, owner, blocks.max(1), claim))?;
-        Ok(Grant { held: Held::new(queue, data, run, len) })
+        claim().or_else(|refused| self.refused(refused, owner, blocks.max(1), claim))
+    }
+
+    /// Sends a message, if there is room now: nobody holds anything in between, neither across a fork nor a panic.
+    #[inline]
+    fn try_put(&self, message: &[u8]) -> Result<(), TrySendError<()>> {
+        let run = self.try_claim(message.len())?;
+        let Queue { channel, ring, .. } = &self.end.queue;
+        let mut room = place(ring, self.end.data(), &run, message.len());
+        // SAFETY: as many blocks are ours, and lie in a row in the mapping that the data keep.
+        copy_bytes(message, unsafe { room.as_mut() });
+        ring.commit_whole(&run, message.len() as u64);
+        channel.committed(1);
+        Ok(())
     }
 
     /// The slow path of every blocking send: waits for room.
@@ -301,7 +329,7 @@ impl Sender<[u8]> {
     /// [`TrySendError::TooLarge`] if there never will be; and the others.
     #[inline]
     pub fn try_send(&self, message: &[u8]) -> Result<(), TrySendError<()>> {
-        self.try_grant(message.len()).map(|grant| fill(grant, message))
+        self.try_put(message)
     }
 
     /// Sends, waiting for room as long as it takes: spinning for some microseconds, then asleep. A large message finds room only
@@ -328,7 +356,10 @@ impl Sender<[u8]> {
     /// [`SendError::TooLarge`], at once, if the message can never fit; [`SendError::Closed`] and the others.
     #[inline]
     pub fn send(&self, message: &[u8]) -> Result<(), SendError<()>> {
-        no_deadline(self.grant(message.len(), || None)).map(|grant| fill(grant, message))
+        match self.try_put(message) {
+            Ok(()) => Ok(()),
+            Err(_) => no_deadline(self.grant_until(message.len(), None)).map(|grant| fill(grant, message)),
+        }
     }
 
     /// Sends, waiting for room for at most `timeout`.
@@ -433,8 +464,14 @@ impl<M: Bytes + ?Sized> Receiver<M> {
     pub(crate) fn frame(&self, deadline: impl FnOnce() -> Option<Deadline>) -> Result<Frame<'_>, RecvTimeoutError> {
         match self.try_frame() {
             Ok(frame) => Ok(frame),
-            Err(_) => self.until(deadline(), || self.try_frame()),
+            Err(_) => self.frame_until(deadline()),
         }
+    }
+
+    /// The slow path of every blocking receive.
+    #[inline(never)]
+    fn frame_until(&self, deadline: Option<Deadline>) -> Result<Frame<'_>, RecvTimeoutError> {
+        self.until(deadline, || self.try_frame())
     }
 }
 
@@ -483,7 +520,10 @@ impl Receiver<[u8]> {
     /// [`RecvError::Closed`] and [`RecvError::Disconnected`] after the last message.
     #[inline]
     pub fn recv(&self) -> Result<Frame<'_>, RecvError> {
-        no_deadline_recv(self.frame(|| None))
+        match self.try_frame() {
+            Ok(frame) => Ok(frame),
+            Err(_) => no_deadline_recv(self.frame_until(None)),
+        }
     }
 
     /// As `recv`, waiting for at most `timeout`.

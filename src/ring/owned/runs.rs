@@ -140,10 +140,12 @@ impl Words {
     }
 
     /// Gives a run that was read back to the senders. Once it says DONE, all of it was received.
+    #[inline]
     pub(crate) fn release_run(&self, run: &Run) {
-        if run.extra > 0 {
-            self.mark_done(run);
+        if run.extra == 0 {
+            return self.free_at(run.position);
         }
+        self.mark_done(run);
         self.free_run(run);
     }
 
@@ -156,10 +158,14 @@ impl Words {
     /// Frees a run, its first slot last, so that whoever sees that one free does not take the next ones for unclaimed.
     pub(super) fn free_run(&self, run: &Run) {
         for offset in run.first_one_last() {
-            let position = run.position.wrapping_add(offset);
-            // Release: as in `Owned::release`.
-            self.word(position).store(self.free(position.wrapping_add(self.capacity())).0, Ordering::Release);
+            self.free_at(run.position.wrapping_add(offset));
         }
+    }
+
+    #[inline]
+    fn free_at(&self, position: u64) {
+        // Release: as in `Owned::release`.
+        self.word(position).store(self.free(position.wrapping_add(self.capacity())).0, Ordering::Release);
     }
 
     /// Claims the oldest message that is there, and with it those that were sent in one run with it, `most` in all: ORPHANs

@@ -125,7 +125,7 @@ fn bytes_aims(pinned: bool) -> Vec<Aim> {
         }
     }
     for (name, way) in [("SpscQueue<[u8]>", SpscPlaced), ("Queue<[u8]>", QueuePlaced)] {
-        for length in LENGTHS.into_iter().filter(|&length| length >= 64 << 10) {
+        for length in LENGTHS.into_iter().filter(|&length| pinned && length >= 64 << 10) {
             for floor in [Memcpy, OtherCore] {
                 let what = format!("{name} {} in place", size(length));
                 aims.push(Aim::faster(&what, 0.8, of(Bytes, floor, length), of(Bytes, way, length)));

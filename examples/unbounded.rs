@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let blocks = nix::sys::stat::fstat(segment.as_fd())?.st_blocks;
         let status = std::fs::read_to_string("/proc/self/status")?;
         let resident = status.lines().find_map(|line| line.strip_prefix("RssShmem:")).unwrap_or("?").trim();
-        println!("{what:<28} {:>6} MiB of memory, of which this process has mapped {resident}", blocks * 512 >> 20);
+        println!("{what:<28} {:>6} MiB of memory, of which this process has mapped {resident}", (blocks * 512) >> 20);
         Ok(())
     };
 

@@ -349,6 +349,9 @@ struct Endpoint<M: Message + ?Sized> {
     side: Side,
     /// Messages of this end that are being read in place.
     guards: AtomicUsize,
+    /// Bytes of the last object that this end has sent: the next one may be as large.
+    #[cfg(feature = "serde")]
+    guess: AtomicUsize,
     /// Of a queue without a bound: the chunk that this end was in when it last gave memory back.
     tidied: AtomicU64,
 }
@@ -363,7 +366,16 @@ impl<M: Message + ?Sized> Endpoint<M> {
 
     fn at(queue: Queue<M>, cursor: Cursor, side: Side) -> Self {
         queue.channel.attached().enter(queue.channel.offset(), side);
-        Self { queue, cursor, pace: Pace::default(), side, guards: AtomicUsize::new(0), tidied: AtomicU64::new(0) }
+        Self {
+            queue,
+            cursor,
+            pace: Pace::default(),
+            side,
+            guards: AtomicUsize::new(0),
+            #[cfg(feature = "serde")]
+            guess: AtomicUsize::new(0),
+            tidied: AtomicU64::new(0),
+        }
     }
 }
 

@@ -189,10 +189,26 @@ impl<T: Serialize + 'static> Sender<Object<T>> {
     /// # Errors
     /// [`SendObjectError::Encode`], and those of a queue of bytes: nothing was sent.
     pub fn try_send(&self, object: &T) -> Result<(), SendObjectError<TrySendError<()>>> {
+        if self.has_sent_like_the_last(object) {
+            return Ok(());
+        }
         let mut grant = self.try_grant(size(object)?)?;
-        let len = encode(object, &mut grant)?;
-        grant.commit(len);
-        Ok(())
+        self.fill(object, &mut grant).map(|len| grant.commit(len))
+    }
+
+    /// Sends an object if there is room now for one as large as the last, and it is no larger. So most are serialized once, and not
+    /// twice, the first time for nothing but the size.
+    #[inline]
+    fn has_sent_like_the_last(&self, object: &T) -> bool {
+        let Some(mut grant) = self.try_guess() else { return false };
+        let sent = self.fill::<()>(object, &mut grant);
+        sent.map(|len| grant.commit(len)).is_ok()
+    }
+
+    fn fill<E>(&self, object: &T, room: &mut [u8]) -> Result<usize, SendObjectError<E>> {
+        let len = encode(object, room)?;
+        self.guess(len);
+        Ok(len)
     }
 
     fn send_object(
@@ -200,10 +216,11 @@ impl<T: Serialize + 'static> Sender<Object<T>> {
         object: &T,
         deadline: impl FnOnce() -> Option<Deadline>,
     ) -> Result<(), SendObjectError<SendTimeoutError<()>>> {
+        if self.has_sent_like_the_last(object) {
+            return Ok(());
+        }
         let mut grant = self.grant(size(object)?, deadline)?;
-        let len = encode(object, &mut grant)?;
-        grant.commit(len);
-        Ok(())
+        self.fill(object, &mut grant).map(|len| grant.commit(len))
     }
 
     /// Sends an object, waiting for room as long as it takes. For an example see [`Object`].
@@ -281,6 +298,12 @@ impl<T: Serialize + 'static> spsc::Sender<Object<T>> {
     /// # Errors
     /// [`SendObjectError::Encode`], and those of a ring of bytes: nothing was sent.
     pub fn try_send(&mut self, object: &T) -> Result<(), SendObjectError<TrySendError<()>>> {
+        if let Some(mut grant) = self.known_room()
+            && let Ok(len) = encode::<T, ()>(object, &mut grant)
+        {
+            grant.commit(len);
+            return Ok(());
+        }
         let mut grant = self.try_grant(size(object)?)?;
         let len = encode(object, &mut grant)?;
         grant.commit(len);
@@ -292,6 +315,13 @@ impl<T: Serialize + 'static> spsc::Sender<Object<T>> {
         object: &T,
         deadline: impl FnOnce() -> Option<Deadline>,
     ) -> Result<(), SendObjectError<SendTimeoutError<()>>> {
+        // Into all the room that is known of: most objects are serialized once, and not twice, the first time for nothing but the size.
+        if let Some(mut grant) = self.known_room()
+            && let Ok(len) = encode::<T, ()>(object, &mut grant)
+        {
+            grant.commit(len);
+            return Ok(());
+        }
         let len = size(object)?;
         if len > self.max_len() {
             let bytes = postcard::to_stdvec(object).map_err(|e| SendObjectError::Encode(CodecError(e)))?;

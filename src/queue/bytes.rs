@@ -15,8 +15,8 @@ use crate::error::{
 };
 use crate::message::sealed::Bytes;
 use crate::pace::Pace;
-use crate::primitive::Ordering;
 use crate::primitive::private::AtomicUsize;
+use crate::primitive::{FenceMode, Ordering};
 use crate::ring::owned::{Owned, Run};
 use crate::segment::Token;
 
@@ -212,6 +212,22 @@ impl<M: Bytes + ?Sized> Endpoint<M> {
 }
 
 impl<M: Bytes + ?Sized> Sender<M> {
+    /// Room for an object as large as the last one, in whole blocks, if there is some now.
+    #[cfg(feature = "serde")]
+    #[inline]
+    pub(crate) fn try_guess(&self) -> Option<Grant<'_>> {
+        let block = 1 << self.end.data().shift;
+        let guess = self.end.guess.load(Ordering::Relaxed).max(1);
+        self.try_grant(guess.checked_next_multiple_of(block)?).ok()
+    }
+
+    /// The next object may be as large.
+    #[cfg(feature = "serde")]
+    #[inline]
+    pub(crate) fn guess(&self, len: usize) {
+        self.end.guess.store(len, Ordering::Relaxed);
+    }
+
     /// The most bytes that a message may have: all that the queue holds; if that is unbounded, at least half of what its limit of
     /// memory allows.
     #[must_use]
@@ -232,6 +248,19 @@ impl<M: Bytes + ?Sized> Sender<M> {
     /// Blocks for a message of `len` bytes, if there are some now.
     #[inline]
     fn try_claim(&self, len: usize) -> Result<Run, TrySendError<()>> {
+        let Endpoint { queue: Queue { channel, ring, .. }, cursor, .. } = &self.end;
+        match channel.known_id() {
+            // The common case: one block.
+            owner @ 1.. if channel.is_plain() && len <= 1 << self.end.data().shift => ring
+                .reserve(cursor, owner, FenceMode::Asymmetric)
+                .map(Run::single)
+                .map_err(|refused| self.refusal(refused)),
+            _ => self.try_claim_with_care(len),
+        }
+    }
+
+    #[inline(never)]
+    fn try_claim_with_care(&self, len: usize) -> Result<Run, TrySendError<()>> {
         let Endpoint { queue, cursor, .. } = &self.end;
         let data = self.end.data();
         if len > data.size || self.end.queue.region.is_some() && len > self.max_len() {
@@ -450,8 +479,13 @@ impl<M: Bytes + ?Sized> Receiver<M> {
     #[inline]
     pub(crate) fn try_frame(&self) -> Result<Frame<'_>, TryRecvError> {
         let Endpoint { queue, cursor, guards, .. } = &self.end;
-        let owner = self.owner()?;
-        self.end.tidy_now_and_then(owner);
+        let owner = match queue.channel.known_id() {
+            0 => self.owner()?,
+            owner => owner,
+        };
+        if !queue.channel.is_plain() {
+            self.end.tidy_now_and_then(owner);
+        }
         let run = queue.ring.claim_whole(cursor, owner).or_else(|_| self.claim_or_reason(owner, usize::MAX))?;
         // Read once: what a hostile peer writes there later changes nothing.
         let len = usize::try_from(queue.ring.length(&run)).unwrap_or(usize::MAX);

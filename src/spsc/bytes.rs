@@ -170,6 +170,15 @@ impl<M: Bytes + ?Sized> Sender<M> {
         }
     }
 
+    /// All the room that is known of, if somebody may still receive.
+    #[cfg(feature = "serde")]
+    #[inline]
+    pub(crate) fn known_room(&mut self) -> Option<Grant<'_, M>> {
+        let room = self.end.room(&mut self.position, 1).ok()?;
+        let len = room.checked_sub(LENGTH)? as usize;
+        Some(Grant { sender: self, len })
+    }
+
     /// Room for a message of `len` bytes, if there is some now.
     #[inline]
     pub(crate) fn try_grant(&mut self, len: usize) -> Result<Grant<'_, M>, TrySendError<()>> {
@@ -483,7 +492,8 @@ impl<M: Message + ?Sized> Reading<'_, M> {
     /// Has `wanted` bytes of a record ready, or says why there are none.
     #[inline]
     fn have(&mut self, wanted: u64) -> Result<(), TryRecvError> {
-        if self.end.ready(self.position, wanted)? >= wanted {
+        // We are seated: every look begins with that.
+        if self.end.queue.ring.ready(self.position, wanted) >= wanted {
             return Ok(());
         }
         // Nobody who follows the protocol commits a part of a record.
@@ -507,7 +517,7 @@ impl<M: Message + ?Sized> Reading<'_, M> {
     }
 
     /// Has the next message ready; an error if there is none, or not all of it.
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Result<Next, TryRecvError> {
         self.be_seated()?;
         if self.partial.is_none() {

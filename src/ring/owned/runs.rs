@@ -32,7 +32,7 @@ impl Run {
     }
 
     /// A claim as a run of one. Who has made it matters only to runs.
-    pub(super) fn single(claim: Claim) -> Self {
+    pub(crate) fn single(claim: Claim) -> Self {
         Self { position: claim.position, extra: 0, owner: 0 }
     }
 

@@ -9,6 +9,8 @@
 //!
 //! To add an operation, add a line to [`table`], and where it is of a new sort, a [`Scene`](scene::Scene).
 
+#[path = "sweep/bytes.rs"]
+mod bytes;
 #[path = "sweep/drive.rs"]
 mod drive;
 #[path = "sweep/latest.rs"]
@@ -116,6 +118,23 @@ fn table() -> Vec<Row> {
         rows.push(row("lossy send", state.name, lossy::send(state)));
         rows.push(row("lossy receive", state.name, lossy::receive(state)));
     }
+    for state in [bytes::EMPTY, bytes::MIDDLE, bytes::EDGE, bytes::WRAP, bytes::FULL, bytes::CLOSED] {
+        rows.push(row("queue send, one block", state.name, bytes::send_one(state)));
+        rows.push(row("queue send, two blocks", state.name, bytes::send_two(state)));
+        rows.push(row("queue reserve and commit, two blocks", state.name, bytes::reserve_and_commit(state)));
+        rows.push(row("queue reserve and drop, two blocks", state.name, bytes::reserve_and_drop(state)));
+        rows.push(row("queue recv, bytes", state.name, bytes::receive(state)));
+        rows.push(row("queue recv_into", state.name, bytes::receive_into(state)));
+        rows.push(row("queue recv_into, too short", state.name, bytes::too_short(state)));
+    }
+    for state in [bytes::EMPTY, bytes::MIDDLE, bytes::WRAP, bytes::FULL] {
+        rows.push(row("spsc send, bytes", state.name, bytes::spsc_send(state)));
+        rows.push(row("spsc reserve and commit, bytes", state.name, bytes::spsc_reserve_and_commit(state)));
+        rows.push(row("spsc recv, bytes", state.name, bytes::spsc_receive(state)));
+        rows.push(row("spsc recv_into", state.name, bytes::spsc_receive_into(state)));
+    }
+    rows.push(row("spsc send, in parts", "beside what is left of another", bytes::Parts::Send));
+    rows.push(row("spsc recv, in parts", "after another", bytes::Parts::Receive));
     rows.push(row("value store", "", values::store()));
     rows.push(row("value fetch_add", "", values::fetch_add()));
     rows.push(row("value fetch_add", "float", values::fetch_add_float()));
@@ -160,6 +179,7 @@ fn table() -> Vec<Row> {
     rows.push(row("create an object", "lock", Create::Lock));
     rows.push(row("repair", "recover", Repair::Recover));
     rows.push(row("repair", "open", Repair::Open));
+    rows.push(row("repair", "runs of blocks", bytes::repair()));
     rows.push(row("create a segment", "", Naming::Create));
     rows.push(row("create a segment", "that persists", Naming::CreateToStay));
     rows.push(row("create a segment", "in place of another", Naming::Replace));

@@ -18,7 +18,7 @@ fn join(segment: &Segment) -> Segment {
 }
 
 /// Runs `act` in a process that ends without leaving its segments.
-fn in_corpse(act: impl FnOnce()) -> Pid {
+pub fn in_corpse(act: impl FnOnce()) -> Pid {
     // SAFETY: the child uses the C library's allocator, which is fork-safe, and no lock of this program's other threads.
     match unsafe { fork() }.expect("fork") {
         ForkResult::Parent { child } => {

@@ -18,7 +18,8 @@ use support::{
     Claim, Random, Slots, Watchdog, assert_alone, die_with_parent, join_well, kill_and_reap, pin, stamp, stop, until,
 };
 
-const ENTRIES: [Entry; 4] = gimmal::entries![sender, receiver, batch_sender, batch_receiver];
+const ENTRIES: [Entry; 6] =
+    gimmal::entries![sender, receiver, batch_sender, batch_receiver, bytes_sender, bytes_receiver];
 
 /// Where the processes begin, and never return from. In the parent it is one more test.
 #[test]
@@ -227,6 +228,71 @@ fn batch_receiver(context: &Context) -> Outcome {
     Ok(())
 }
 
+/// A message of one to a dozen blocks that carries `value`, everywhere.
+fn bytes_of(value: u64) -> Vec<u8> {
+    value.to_le_bytes().repeat(1 + (value as usize * 37) % 90)
+}
+
+/// As [`sender`], messages of bytes.
+fn bytes_sender(context: &Context) -> Outcome {
+    die_with_parent();
+    begin(context)?;
+    let (mut value, block): (u64, bool) = (context.parse(2)?, context.parse(3)?);
+    let sender = Queue::<[u8]>::open(context.segment(0)?, "queue")?.sender()?;
+    let mut log = Log::open(context.segment(1)?, context.arg(0).expect("a log"))?;
+    while !log.is_full() {
+        let message = bytes_of(value);
+        log.begin(value);
+        let sent = if block { sender.send(&message).map_err(TrySendError::from) } else { sender.try_send(&message) };
+        log.end(value, sent.is_ok());
+        match sent {
+            Ok(()) => value += 1,
+            Err(TrySendError::Full(())) => std::thread::yield_now(),
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+/// As [`receiver`], messages of bytes.
+fn bytes_receiver(context: &Context) -> Outcome {
+    die_with_parent();
+    begin(context)?;
+    let (most_empties, block): (u64, bool) = (context.parse(2)?, context.parse(3)?);
+    let (mut empties, mut messages) = (0, 0);
+    let receiver = Queue::<[u8]>::open(context.segment(0)?, "queue")?.receiver()?;
+    let mut log = Log::open(context.segment(1)?, context.arg(0).expect("a log"))?;
+    while !log.is_full() {
+        log.begin(0);
+        let received = match block {
+            true => receiver.recv().map_err(TryRecvError::from),
+            false => receiver.try_recv(),
+        };
+        match received.map(gimmal::Frame::into_vec) {
+            Ok(bytes) => {
+                let value = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
+                log.end(value, true);
+                assert!(bytes == bytes_of(value), "a torn message");
+                messages += 1;
+            }
+            Err(TryRecvError::Empty) => {
+                let counts = empties < most_empties && empties <= messages;
+                log.end(EMPTY, counts);
+                empties += u64::from(counts);
+                if !counts {
+                    std::thread::yield_now();
+                }
+            }
+            Err(TryRecvError::Closed) => {
+                log.end(EMPTY, true);
+                return Ok(());
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
 /// Takes its place and waits for the others.
 fn begin(context: &Context) -> Result<(), gimmal::Error> {
     if let Ok(core) = context.parse(1) {
@@ -272,11 +338,26 @@ type Shape = (usize, usize, bool);
 
 const SHAPES: [Shape; 4] = [(2, 2, true), (4, 4, true), (3, 2, true), (2, 3, false)];
 
-fn run(capacity: usize, (senders, receivers, pinned): Shape, messages: usize, batches: bool) -> usize {
-    let case =
-        format!("capacity {capacity}, {senders} senders, {receivers} receivers, pinned: {pinned}, batches: {batches}");
+#[derive(Clone, Copy, Debug)]
+enum Sort {
+    Single,
+    Batches,
+    Bytes,
+}
+
+fn run(capacity: usize, (senders, receivers, pinned): Shape, messages: usize, sort: Sort) -> usize {
+    let case = format!("capacity {capacity}, {senders} senders, {receivers} receivers, pinned: {pinned}, {sort:?}");
     let scratch = support::Scratch::small("history");
-    let queue = Queue::<u64>::create(&scratch, "queue", capacity).unwrap();
+    let close: Box<dyn Fn()> = match sort {
+        Sort::Bytes => {
+            let queue = Queue::<[u8]>::create(&scratch, "queue", capacity).unwrap();
+            Box::new(move || queue.close())
+        }
+        _ => {
+            let queue = Queue::<u64>::create(&scratch, "queue", capacity).unwrap();
+            Box::new(move || queue.close())
+        }
+    };
     let (each, empties) = (messages / senders, messages / receivers);
     // Any one receiver may get all of the messages.
     let room = each * senders + empties + 1;
@@ -290,11 +371,13 @@ fn run(capacity: usize, (senders, receivers, pinned): Shape, messages: usize, ba
         let number = if sends { first_value(place) } else { empties as u64 };
         // One of each kind blocks; the others try again and again.
         let block = place == 0 || place == senders;
-        let entry = match (batches, sends) {
-            (false, true) => "sender",
-            (false, false) => "receiver",
-            (true, true) => "batch_sender",
-            (true, false) => "batch_receiver",
+        let entry = match (sort, sends) {
+            (Sort::Single, true) => "sender",
+            (Sort::Single, false) => "receiver",
+            (Sort::Batches, true) => "batch_sender",
+            (Sort::Batches, false) => "batch_receiver",
+            (Sort::Bytes, true) => "bytes_sender",
+            (Sort::Bytes, false) => "bytes_receiver",
         };
         let child = process(entry)
             .name(&name)
@@ -308,7 +391,7 @@ fn run(capacity: usize, (senders, receivers, pinned): Shape, messages: usize, ba
     start_together(&logs, children.len());
     let receivers = children.split_off(senders);
     children.iter_mut().for_each(join_well);
-    queue.close();
+    close();
     { receivers }.iter_mut().for_each(join_well);
     assert_alone(&scratch).unwrap();
 
@@ -334,7 +417,7 @@ fn start_together(logs: &Segment, processes: usize) {
 
 fn undisturbed(capacity: usize) {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let operations: usize = SHAPES.iter().map(|&shape| run(capacity, shape, 36_000, false)).sum();
+    let operations: usize = SHAPES.iter().map(|&shape| run(capacity, shape, 36_000, Sort::Single)).sum();
     println!("capacity {capacity}: {operations} operations in all");
     assert!(operations > 280_000, "some receiver should have found nothing now and then");
 }
@@ -359,8 +442,15 @@ fn history_with_64_slots_is_linearizable() {
 fn history_of_batches_is_linearizable() {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     for capacity in [2, 16, 128] {
-        SHAPES.iter().for_each(|&shape| _ = run(capacity, shape, 24_000, true));
+        SHAPES.iter().for_each(|&shape| _ = run(capacity, shape, 24_000, Sort::Batches));
     }
+}
+
+/// Runs of blocks, each of which is one message.
+#[test]
+fn history_of_bytes_is_linearizable() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    SHAPES.iter().for_each(|&shape| _ = run(4096, shape, 24_000, Sort::Bytes));
 }
 
 // --- with kills ---

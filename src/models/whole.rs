@@ -234,8 +234,16 @@ fn whole_runs_come_again_as_one() {
                     of_repairer.whole().sweep(&Ids::from_iter([1]));
                 }
             };
-            let jobs =
-                vec![dies(&memory, &proof, last), Box::new(repair), whole_receiver(&memory, to_receive, 2, &log)];
+            let (of_second, by_second) = (Arc::clone(&memory), log.clone());
+            let take_again = move || {
+                for _ in 0..2 {
+                    let Ok(run) = of_second.whole().claim_whole(&to_receive, 3) else { continue };
+                    assert!(of_second.whole().claim_whole(&to_receive, 3).is_err(), "a part of it is another message");
+                    by_second.add(of_second.read_whole(&run));
+                    of_second.whole().release_run(&run);
+                }
+            };
+            let jobs = vec![dies(&memory, &proof, last), Box::new(repair), Box::new(take_again)];
             let check = move || {
                 let (got, taken) = (log.take(), taken.take());
                 assert_eq!([taken.clone(), got.clone(), memory.drain_whole()].concat(), [[10, 11]]);

@@ -292,10 +292,10 @@ impl<M: Message + ?Sized> Queue<M> {
         self.len() == 0
     }
 
-    /// Whether a send would have to wait at this moment.
+    /// Whether a send would have to wait at this moment. One without a bound gives memory back first, if it is at its limit.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.ring.is_full(self.channel.attached().id())
+        if self.is_unbounded() { self.is_at_its_limit() } else { self.ring.is_full(self.channel.attached().id()) }
     }
 
     /// Whether a receive would not wait now, by somebody who reads `ours` messages in place at the moment.

@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::object::{Ring, Unbounded};
 use crate::primitive::FenceMode;
 use crate::ring::Header;
+use crate::ring::owned::Stalled;
 use crate::ring::pages::Pages;
 use crate::sys::map::Mapping;
 use crate::sys::{Errno, file};
@@ -16,6 +17,7 @@ pub(crate) struct Region {
     _map: Mapping,
     ring: Ring,
     unbounded: Unbounded,
+    stalled: Stalled,
 }
 
 impl Region {
@@ -43,7 +45,12 @@ impl Region {
     pub(crate) fn new(file: BorrowedFd<'_>, ring: &Ring) -> Result<Option<(Self, NonNull<u8>)>, Error> {
         let Some(map) = Self::map(file, ring)? else { return Ok(None) };
         let (base, unbounded) = (map.base(), ring.unbounded.expect("it has been mapped"));
-        Ok(Some((Self { _map: map, ring: *ring, unbounded }, base)))
+        Ok(Some((Self { _map: map, ring: *ring, unbounded, stalled: Stalled::default() }, base)))
+    }
+
+    /// Slots that keep memory from being given back.
+    pub(crate) fn stalled(&self) -> &Stalled {
+        &self.stalled
     }
 
     /// Chunks that may have memory at once.

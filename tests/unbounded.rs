@@ -250,3 +250,177 @@ fn kills_at_any_time_lose_nothing_of_others_and_no_memory() {
     queue.close();
     assert_eq!(receiver.recv(), Err(RecvError::Closed));
 }
+
+/// The smallest there is, of messages as large as pages: two chunks of 64 messages of a page and a word.
+type Page = [u64; 1023];
+
+const fn page(n: u64) -> Page {
+    [n; 1023]
+}
+
+/// Messages that a chunk of the smallest queue of pages holds.
+const CHUNK: u64 = 128;
+
+fn small_queue(segment: &Segment) -> Queue<Page> {
+    let queue = QueueOptions::new().unbounded(1).create::<Page>(segment, "queue").unwrap();
+    assert_eq!(queue.capacity() as u64, 2 * CHUNK);
+    queue
+}
+
+#[test]
+fn a_death_in_a_later_lap_is_repaired_like_one_in_the_first() {
+    let segment = Segment::anonymous().unwrap();
+    let queue = small_queue(&segment);
+    let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    for round in 0..20 * CHUNK {
+        sender.send(page(round)).unwrap();
+        if round % 50 == 49 {
+            // Somebody leaves with a message in hand, and one that it was about to send.
+            let other = Segment::from_fd(&segment).unwrap();
+            let queue = Queue::<Page>::open(&other, "queue").unwrap();
+            let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+            let guard = receiver.try_recv_guard().unwrap();
+            assert_eq!(*guard, page(round));
+            std::mem::forget((guard, sender.try_reserve().unwrap()));
+            drop((sender, receiver, queue, other));
+        }
+        assert_eq!(receiver.try_recv().map(|message| message[0]), Ok(round));
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+    }
+}
+
+#[test]
+fn a_closed_queue_waits_for_a_message_in_hand_in_every_lap() {
+    for lap in 0..3 {
+        let segment = Segment::anonymous().unwrap();
+        let queue = small_queue(&segment);
+        let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+        for n in 0..lap * 4 * CHUNK {
+            sender.send(page(n)).unwrap();
+            receiver.recv().unwrap();
+        }
+        sender.send(page(7)).unwrap();
+        let other = queue.receiver().unwrap();
+        let guard = other.try_recv_guard().unwrap();
+        queue.close();
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty), "lap {lap}");
+        guard.give_back();
+        assert_eq!(receiver.try_recv(), Ok(page(7)));
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Closed));
+    }
+}
+
+#[test]
+fn it_is_full_at_its_limit_and_not_before() {
+    let segment = Segment::anonymous().unwrap();
+    let queue = small_queue(&segment);
+    let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    for round in 0..5 {
+        for n in 0..2 * CHUNK {
+            assert!(!queue.is_full(), "round {round}: full with {n}");
+            sender.try_send(page(n)).unwrap();
+        }
+        assert!(queue.is_full());
+        assert!(sender.try_send(page(0)).is_err());
+        for n in 0..CHUNK {
+            assert_eq!(receiver.try_recv().unwrap()[0], n);
+        }
+        // All of the first chunk is received, whatever the receiver does next: there is room.
+        assert!(!queue.is_full());
+        sender.try_send(page(2 * CHUNK)).unwrap();
+        for n in CHUNK..=2 * CHUNK {
+            assert_eq!(receiver.try_recv().unwrap()[0], n);
+        }
+        for _ in 1..CHUNK {
+            sender.try_send(page(0)).unwrap();
+        }
+        assert_eq!(receiver.try_iter().count() as u64, CHUNK - 1);
+    }
+}
+
+#[test]
+fn a_sender_at_the_limit_goes_on_when_a_chunk_is_received_and_the_receiver_does_nothing_more() {
+    let segment = Segment::anonymous().unwrap();
+    let queue = small_queue(&segment);
+    let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    (0..2 * CHUNK).for_each(|n| sender.try_send(page(n)).unwrap());
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| sender.send_timeout(page(0), Duration::from_secs(10)).is_ok());
+        thread::sleep(Duration::from_millis(100));
+        (0..CHUNK).for_each(|n| assert_eq!(receiver.try_recv().unwrap()[0], n));
+        assert!(waiter.join().unwrap());
+    });
+}
+
+#[test]
+fn what_is_reserved_and_never_sent_does_not_fill_it() {
+    let segment = Segment::anonymous().unwrap();
+    let queue = small_queue(&segment);
+    let sender = queue.sender().unwrap();
+    for n in 0..10 * CHUNK {
+        assert!(sender.try_reserve().is_ok(), "reservation {n}");
+    }
+    assert!(memory(&segment) < 6 * MIB);
+}
+
+#[test]
+fn memory_behind_a_message_that_is_never_sent_comes_back() {
+    let segment = Segment::anonymous().unwrap();
+    let queue = QueueOptions::new().unbounded(40 << 20).create::<Page>(&segment, "queue").unwrap();
+    let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    let empty = memory(&segment);
+    let reservation = sender.reserve().unwrap();
+    for n in 0..30 * CHUNK {
+        sender.try_send(page(n)).unwrap();
+        assert_eq!(receiver.try_recv().unwrap()[0], n);
+        assert!(memory(&segment) < empty + 6 * MIB, "after {n} messages");
+    }
+    reservation.commit();
+    assert!(receiver.try_recv().is_ok());
+    for _ in 0..CHUNK {
+        sender.try_send(page(0)).unwrap();
+        receiver.try_recv().unwrap();
+    }
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+    assert!(memory(&segment) < empty + 3 * MIB);
+}
+
+#[test]
+fn whoever_counts_messages_keeps_nobody_waiting_at_the_limit() {
+    let rounds = if cfg!(debug_assertions) { 10 } else { 50 };
+    let segment = Segment::anonymous().unwrap();
+    let queue = small_queue(&segment);
+    let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    let over = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            // In a participant of its own each, and on fewer processors than there are.
+            let (segment, over) = (Segment::from_fd(&segment).unwrap(), &over);
+            scope.spawn(move || {
+                let queue = Queue::<Page>::open(&segment, "queue").unwrap();
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    assert!(queue.len() as u64 <= 2 * CHUNK);
+                }
+            });
+        }
+        (0..2 * CHUNK).for_each(|n| sender.try_send(page(n)).unwrap());
+        for round in 2..rounds {
+            let waiter = scope.spawn(|| {
+                for _ in 0..CHUNK {
+                    if let Err(e) = sender.send_timeout(page(0), Duration::from_secs(10)) {
+                        return Err(e.to_string());
+                    }
+                }
+                Ok(())
+            });
+            let mut got = 0;
+            while got < CHUNK {
+                got += u64::from(receiver.try_recv().is_ok());
+            }
+            let sent = waiter.join().unwrap();
+            over.store(sent.is_err(), std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(sent, Ok(()), "round {round}");
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}

@@ -483,10 +483,10 @@ impl<M: Bytes + ?Sized> Receiver<M> {
             0 => self.owner()?,
             owner => owner,
         };
-        if !queue.channel.is_plain() {
-            self.end.tidy_now_and_then(owner);
-        }
         let run = queue.ring.claim_whole(cursor, owner).or_else(|_| self.claim_or_reason(owner, usize::MAX))?;
+        if !queue.channel.is_plain() {
+            self.end.came_to(run.position(), owner);
+        }
         // Read once: what a hostile peer writes there later changes nothing.
         let len = usize::try_from(queue.ring.length(&run)).unwrap_or(usize::MAX);
         guards.fetch_add(1, Ordering::Relaxed);

@@ -50,13 +50,13 @@ impl<M: Message + ?Sized> Receiver<M> {
     #[cold]
     pub(super) fn claim_or_reason(&self, owner: u16, most: usize) -> Result<Run, TryRecvError> {
         let Endpoint { queue: Queue { channel, ring, .. }, cursor, .. } = &self.end;
+        self.end.queue.tidy(owner, cursor.position());
         let closed = channel.is_closed();
         let alone = if channel.disconnects() { channel.nobody_left(Side::Sender) } else { None };
         let reason = match alone {
             _ if closed => TryRecvError::Closed,
             Some(peer) => TryRecvError::Disconnected { peer },
             None => {
-                self.end.queue.tidy(owner, cursor.position());
                 if cursor.in_vain() {
                     channel.attached().look();
                 }
@@ -154,8 +154,9 @@ impl<T: Pod> Receiver<T> {
     #[inline(always)]
     fn claim_for(&self, owner: u16) -> Result<Claim, TryRecvError> {
         let Endpoint { queue: Queue { ring, .. }, cursor, .. } = &self.end;
-        self.end.tidy_now_and_then(owner);
-        ring.claim_full(cursor, owner).or_else(|_| self.claim_or_reason(owner, 1).map(Run::claim))
+        let claim = ring.claim_full(cursor, owner).or_else(|_| self.claim_or_reason(owner, 1).map(Run::claim))?;
+        self.end.came_to(claim.position(), owner);
+        Ok(claim)
     }
 
     /// The slow path of every blocking receive of one message: waits for it.
@@ -262,7 +263,6 @@ impl<T: Pod> Receiver<T> {
         // Room first: a message that was taken must have a place to go, whatever the allocator does.
         buffer.reserve(most);
         let owner = self.owner()?;
-        self.end.tidy_now_and_then(owner);
         let Endpoint { queue: Queue { ring, .. }, cursor, .. } = &self.end;
         // Read first, release at the end: until then all of them would go to somebody else if we died.
         let mut runs = ArrayVec::<Run, BATCH>::new();
@@ -275,6 +275,7 @@ impl<T: Pod> Receiver<T> {
             };
             buffer.extend(ring.read_run(&run));
             received += run.len();
+            self.end.came_to(run.position(), owner);
             runs.push(run);
         }
         runs.iter().for_each(|run| ring.release_run(run));

@@ -6,7 +6,6 @@ use crate::message::Message;
 use crate::primitive::Ordering;
 use crate::ring::pages::{Chunk, Pages};
 use crate::segment::Segment;
-use crate::sys::Errno;
 
 /// What has become of an attempt to get more memory.
 pub(super) enum Grown {
@@ -78,15 +77,15 @@ impl<M: Message + ?Sized> Queue<M> {
             if pages.state(begin) != Chunk::Absent {
                 continue;
             }
-            if !pages.can_open(begin) || pages.held(begin) > region.limit() {
+            if !pages.can_open(begin, region.limit()) {
                 drop(look);
                 // What has been received since may be what is missing.
-                return if self.tidy(owner, self.ring.head()) || more { Grown::More } else { Grown::Full };
+                self.tidy(owner, self.ring.head());
+                return if more || pages.can_open(begin, region.limit()) { Grown::More } else { Grown::Full };
             }
-            if let Err(e) = region.reserve(self.channel.attached().file(), begin) {
+            if region.reserve(self.channel.attached().file(), begin).is_err() {
                 drop(look);
-                let full = matches!(e, Errno::ENOSPC | Errno::ENOMEM);
-                return if self.tidy(owner, self.ring.head()) || !full { Grown::More } else { Grown::NoSpace };
+                return if self.tidy(owner, self.ring.head()) { Grown::More } else { Grown::NoSpace };
             }
             self.ring.prepare(begin, pages.len());
             pages.open(begin);
@@ -95,12 +94,25 @@ impl<M: Message + ?Sized> Queue<M> {
         if more { Grown::More } else { Grown::Again }
     }
 
+    /// As [`Queue::is_full`], of a queue without a bound.
+    pub(super) fn is_at_its_limit(&self) -> bool {
+        let (Some(region), Some(pages)) = (&self.region, self.ring.pages()) else { return false };
+        let owner = self.channel.attached().id();
+        self.ring.unclaimed(owner).is_err_and(|position| {
+            let can_open = || pages.state(position) != Chunk::Absent || pages.can_open(position, region.limit());
+            !can_open() && {
+                self.tidy(owner, self.ring.head());
+                !can_open()
+            }
+        })
+    }
+
     /// Gives memory back that lies before `position`, the first message that is still due, perhaps; says whether there was some.
     #[cold]
     pub(super) fn tidy(&self, owner: u16, position: u64) -> bool {
         let (Some(region), Some(pages)) = (&self.region, self.ring.pages()) else { return false };
         let file = self.channel.attached().file();
-        let any = self.ring.tidy(owner, position, |chunk| region.give_back(file, pages.begin(chunk)));
+        let any = self.ring.tidy(owner, position, region.stalled(), |chunk| region.give_back(file, pages.begin(chunk)));
         if any {
             self.channel.released(usize::MAX);
         }
@@ -109,17 +121,16 @@ impl<M: Message + ?Sized> Queue<M> {
 }
 
 impl<M: Message + ?Sized> Endpoint<M> {
-    /// Called before this end receives: gives memory back when it has come to another chunk.
+    /// Called when this end has got something from `position`: gives memory back when it has come to another chunk.
     #[inline(always)]
-    pub(super) fn tidy_now_and_then(&self, owner: u16) {
+    pub(super) fn came_to(&self, position: u64, owner: u16) {
         if let Some(pages) = self.queue.ring.pages() {
-            self.tidy_in_another_chunk(pages, owner);
+            self.tidy_in_another_chunk(pages, position, owner);
         }
     }
 
     #[inline(never)]
-    fn tidy_in_another_chunk(&self, pages: &Pages, owner: u16) {
-        let position = self.cursor.position();
+    fn tidy_in_another_chunk(&self, pages: &Pages, position: u64, owner: u16) {
         let chunk = pages.chunk_of(position);
         if self.tidied.swap(chunk, Ordering::Relaxed) != chunk {
             self.queue.tidy(owner, position);

@@ -55,7 +55,7 @@ use core::ptr::NonNull;
 pub(crate) use self::follow::Seen;
 pub(crate) use self::runs::Run;
 #[cfg(not(loom))]
-pub(crate) use self::survey::Swept;
+pub(crate) use self::survey::{Stalled, Swept};
 use super::pages::{Chunk, Look, Pages};
 use super::{Element, Header, Slot};
 use crate::layout::{ROUND_SHIFT, SlotWord, state};
@@ -140,6 +140,14 @@ impl Clone for Cursor {
 #[must_use]
 pub(crate) struct Claim {
     position: u64,
+}
+
+impl Claim {
+    /// Where it is.
+    #[cfg(not(loom))]
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
 }
 
 /// Nothing to take.
@@ -293,7 +301,7 @@ impl Words {
         SlotWord(self.word(position).load(Ordering::Acquire))
     }
 
-    /// The indices of all slots that have memory.
+    /// All slots that have memory: their indices, or positions of that chunk's lap.
     fn indices(&self) -> impl Iterator<Item = u64> + '_ {
         let all = if self.pages.is_none() { 0..self.capacity() } else { 0..0 };
         let open = self.pages.iter().flat_map(|pages| pages.open_ones().flat_map(|begin| begin..begin + pages.len()));

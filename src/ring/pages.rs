@@ -5,11 +5,11 @@
 //! consumed. Slots of other chunks must not even be looked at: the system would give them a page, or, if it has none, end the process.
 //!
 //! ```text
-//! chunk word (u64):  lap:48 | 0:4 | state:3 | owner:9
+//! chunk word (u64):  lap:48 | 0:4 | state:3 | owner:9        CLOSED: the participant that looked when it was last to be cleared
 //!
-//! ABSENT(lap) ──open──▶ OPEN(lap) ──all consumed──▶ CLOSED(lap) ──▶ CLEARING(owner) ──memory gone──▶ ABSENT(lap + 1)
-//!                                                       ▲               │ somebody still looks, or owner dead
-//!                                                       └───────────────┘
+//! ABSENT(lap) ──open──▶ OPEN(lap) ──all consumed──▶ CLOSED(lap) ──nobody looks──▶ CLEARING(owner) ──memory gone──▶ ABSENT(lap + 1)
+//!                                                       ▲                            │ the system refuses, or owner dead
+//!                                                       └────────────────────────────┘
 //! ```
 //!
 //! *Open*: memory is reserved, every word that is still zero becomes FREE in the lap, by CAS, and then the chunk OPEN, by CAS. Several
@@ -18,15 +18,23 @@
 //! *Close*: a slot that is FREE in the next lap stays so until the chunk is open in that lap. So once all are, nobody has any
 //! business there.
 //!
-//! *Clear*: whoever looks at slots says so before, and asks then whether the chunk is open; whoever is about to clear a chunk has
-//! closed it before, and asks then whether somebody looks. The fence pair of [`crate::event`] orders both: either the one finds the
-//! chunk closed, or the other finds it looking. It is enough to have seen each participant once not looking: who begins
+//! *Clear*: whoever looks at slots says so before, and asks then whether the chunk is open; whoever is about to clear chunks has
+//! found them closed before, and asks then whether somebody looks. The fence pair of [`crate::event`] orders both: either the one
+//! finds the chunk closed, or the other finds it looking. It is enough to have seen each participant once not looking: who begins
 //! afterwards finds the chunk closed. A stopped one that looks keeps memory from being given back, and nothing else.
+//!
+//! *In vain*: whoever gives up because somebody looks marks that one's count, and then writes into the chunk word who it is: all before
+//! it have been asked. Who looks no more takes the mark back, so that the next one to ask sees that it did, even if it looks again;
+//! and wakes all senders, who may be asleep at the limit of memory, where each of them tries to clear what is closed. It may have
+//! nothing else to do with them. Mark and count are one word, so that one of both sees the other.
 
 use core::mem::size_of;
 use core::ptr::NonNull;
 
+use arrayvec::ArrayVec;
+
 use super::Header;
+use crate::event::ALL;
 use crate::ids::Ids;
 use crate::layout::{Line, MAX_PARTICIPANTS};
 use crate::primitive::{AtomicU32, AtomicU64, FenceMode, Ordering, heavy_fence, light_fence, spin_loop};
@@ -39,19 +47,26 @@ const STATE: u64 = 7 << 9;
 const OWNER: u64 = (1 << 9) - 1;
 const LAP_SHIFT: u32 = 16;
 
-/// How often each participant is asked whether it looks, before a chunk is left for later.
-const ASKED: u32 = 1000;
+/// How often each participant is asked whether it looks, before chunks are left for later.
+const ASKED: u32 = if cfg!(loom) { 2 } else { 1000 };
 
-const PARTICIPANTS: usize = MAX_PARTICIPANTS as usize + 1;
+/// Chunks that are cleared at once.
+pub(crate) type Batch = ArrayVec<u64, 64>;
+
+const PARTICIPANTS: usize = if cfg!(loom) { 3 } else { MAX_PARTICIPANTS as usize + 1 };
 
 /// The shared part, behind the ring's header; the chunk words follow. Valid when zero.
 #[repr(C)]
-struct Shared {
+pub(crate) struct Shared {
     /// A hint: all chunks before this one, counted over all laps, are given back.
     oldest: Line<AtomicU64>,
-    /// How many threads of each participant look at slots. Written by that one, and by who repairs after it.
+    /// How many threads of each participant look at slots, written by that one, and by who repairs after it; and
+    /// [`IN_VAIN`], set by others.
     looking: [Looking; PARTICIPANTS],
 }
+
+/// Somebody could not clear chunks because this participant looked.
+const IN_VAIN: u32 = 1 << 31;
 
 #[repr(C, align(64))]
 struct Looking(AtomicU32);
@@ -59,6 +74,13 @@ struct Looking(AtomicU32);
 /// Bytes of the shared part for so many chunks.
 pub(crate) fn bytes(chunks: usize) -> Option<usize> {
     chunks.checked_mul(size_of::<AtomicU64>())?.checked_add(size_of::<Shared>())
+}
+
+/// Somebody looks at slots, so that no more chunks could be cleared.
+#[derive(Debug)]
+pub(crate) struct InVain {
+    /// Whether some were.
+    pub(crate) any: bool,
 }
 
 /// What a chunk is to somebody who wants to look at one of its slots.
@@ -74,7 +96,7 @@ pub(crate) enum Chunk {
 /// The chunks of one ring.
 #[derive(Clone, Copy)]
 pub(crate) struct Pages {
-    shared: NonNull<Shared>,
+    header: NonNull<Header>,
     /// Slots of a chunk, the logarithm.
     shift: u32,
     /// Slots of the ring, the logarithm.
@@ -83,35 +105,49 @@ pub(crate) struct Pages {
 }
 
 /// For as long as it lives, no chunk is cleared that was open.
-pub(crate) struct Look<'a>(&'a AtomicU32);
+pub(crate) struct Look<'a> {
+    pages: &'a Pages,
+    looking: &'a AtomicU32,
+}
 
 impl Drop for Look<'_> {
+    #[inline]
     fn drop(&mut self) {
-        // Release: whoever sees that we look no more comes after our looks.
-        self.0.fetch_sub(1, Ordering::Release);
+        let ended = |now: u32| if now == IN_VAIN | 1 { 0 } else { now.wrapping_sub(1) };
+        // Release: whoever sees that we look no more comes after our looks. Acquire: whoever was in vain had its ticket before.
+        let before = self.looking.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |now| Some(ended(now)));
+        if before == Ok(IN_VAIN | 1) {
+            self.pages.tell();
+        }
     }
 }
 
 impl Pages {
     /// # Safety
-    /// `shared` and the words of all chunks behind it are valid for as long as the value is used; a ring has `1 << lap_shift` slots,
-    /// and no fewer than a chunk.
+    /// `header`, a [`Shared`] and the words of all chunks behind it are valid for as long as the value is used; a ring has
+    /// `1 << lap_shift` slots, and no fewer than a chunk.
     pub(crate) unsafe fn new(header: NonNull<Header>, shift: u32, lap_shift: u32, mode: FenceMode) -> Self {
         debug_assert!(shift <= lap_shift);
-        // SAFETY: it lies behind the header, by the contract.
-        Self { shared: unsafe { header.add(1) }.cast(), shift, lap_shift, mode }
+        Self { header, shift, lap_shift, mode }
     }
 
     fn shared(&self) -> &Shared {
+        // SAFETY: it lies behind the header, by the contract of `new`.
+        let shared = unsafe { self.header.add(1) }.cast::<Shared>();
+        // SAFETY: valid by the same contract; all fields are atomics.
+        unsafe { shared.as_ref() }
+    }
+
+    fn header(&self) -> &Header {
         // SAFETY: valid by the contract of `new`; all fields are atomics.
-        unsafe { self.shared.as_ref() }
+        unsafe { self.header.as_ref() }
     }
 
     /// The word of a chunk, counted over all laps.
     fn word(&self, chunk: u64) -> &AtomicU64 {
         let index = (chunk & ((1 << (self.lap_shift - self.shift)) - 1)) as usize;
         // SAFETY: the words follow the shared part.
-        let first = unsafe { self.shared.add(1).cast::<AtomicU64>() };
+        let first = unsafe { NonNull::from(self.shared()).add(1).cast::<AtomicU64>() };
         // SAFETY: the index is below their number.
         let word = unsafe { first.add(index) };
         // SAFETY: as above; it is atomic.
@@ -151,7 +187,13 @@ impl Pages {
         let looking = &self.shared().looking[usize::from(id) % PARTICIPANTS].0;
         looking.fetch_add(1, Ordering::Relaxed);
         light_fence(self.mode);
-        Look(looking)
+        Look { pages: self, looking }
+    }
+
+    /// Wakes those who may wait for memory that could not be given back because somebody looked.
+    #[cold]
+    fn tell(&self) {
+        self.header().not_full.notify(ALL, self.mode);
     }
 
     /// What the chunk of `position` is now. While a [`Look`] lives, an open one keeps its memory.
@@ -169,12 +211,6 @@ impl Pages {
         }
     }
 
-    /// Whether the chunk of `position` can be opened: nothing of the lap before is left in its place.
-    pub(crate) fn can_open(&self, position: u64) -> bool {
-        let chunk = self.chunk_of(position);
-        self.word(chunk).load(Ordering::Acquire) == self.at(chunk, ABSENT, 0)
-    }
-
     /// The chunk of `position` has memory and its words: from now on it is open. The caller looks.
     pub(crate) fn open(&self, position: u64) {
         let chunk = self.chunk_of(position);
@@ -184,13 +220,25 @@ impl Pages {
     }
 
     /// How many chunks there are from the oldest one with memory to that of `position`.
-    pub(crate) fn held(&self, position: u64) -> u64 {
+    fn held(&self, position: u64) -> u64 {
         self.chunk_of(position).wrapping_sub(self.oldest()).wrapping_add(1)
+    }
+
+    /// Whether the chunk of `position`, which has no memory, may have some: nothing of the lap before is left in its place, and there
+    /// are fewer than `limit`.
+    pub(crate) fn can_open(&self, position: u64, limit: u64) -> bool {
+        let chunk = self.chunk_of(position);
+        self.word(chunk).load(Ordering::Acquire) == self.at(chunk, ABSENT, 0) && self.held(position) <= limit
     }
 
     /// See [`Shared::oldest`].
     pub(crate) fn oldest(&self) -> u64 {
         self.shared().oldest.load(Ordering::Relaxed)
+    }
+
+    /// How many chunks there are.
+    pub(crate) fn chunks(&self) -> u64 {
+        1 << (self.lap_shift - self.shift)
     }
 
     /// Moves the hint past chunks that are given back, up to `end`.
@@ -210,41 +258,82 @@ impl Pages {
         let _ = self.word(chunk).compare_exchange(open, closed, Ordering::AcqRel, Ordering::Relaxed);
     }
 
-    /// Calls `clear`, which gives the memory of a closed chunk back, if nobody looks any more; `true` if it was done. The caller does
-    /// not look itself.
-    pub(crate) fn clear(&self, chunk: u64, owner: u16, clear: impl FnOnce() -> bool) -> bool {
-        let word = self.word(chunk);
-        let (closed, clearing) = (self.at(chunk, CLOSED, 0), self.at(chunk, CLEARING, owner));
-        if word.compare_exchange(closed, clearing, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-            return false;
+    /// Whether it is closed, and has memory perhaps.
+    pub(crate) fn is_closed(&self, chunk: u64) -> bool {
+        // Acquire: orders it before the question who looks.
+        self.word(chunk).load(Ordering::Acquire) & !OWNER == self.at(chunk, CLOSED, 0)
+    }
+
+    /// Calls `clear`, which gives the memory of a chunk back, for those of `closed` that still are and that nobody looks at any more;
+    /// whether it did for any. The caller does not look itself, and has seen that each was closed. `Err`: somebody looks, and will
+    /// wake the senders.
+    pub(crate) fn clear(&self, closed: &Batch, owner: u16, mut clear: impl FnMut(u64) -> bool) -> Result<bool, InVain> {
+        if closed.is_empty() {
+            return Ok(false);
         }
         heavy_fence(self.mode);
-        let cleared = self.shared().looking.iter().all(Self::looks_no_more) && clear();
-        let next = if cleared { self.at(self.next_lap(chunk), ABSENT, 0) } else { closed };
-        // Release: whoever opens it comes after the end of its memory. Only the owner leaves CLEARING.
-        word.store(next, Ordering::Release);
-        cleared
-    }
-
-    fn looks_no_more(looking: &Looking) -> bool {
-        // Acquire: pairs with the end of the look.
-        (0..ASKED).any(|_| {
-            looking.0.load(Ordering::Acquire) == 0 || {
-                spin_loop();
-                false
+        let mut any = false;
+        for &chunk in closed {
+            let word = self.word(chunk);
+            // Acquire: we come after those who consumed it, and after the mark.
+            let now = word.load(Ordering::Acquire);
+            let (closed, clearing) = (self.at(chunk, CLOSED, 0), self.at(chunk, CLEARING, owner));
+            if now & !OWNER != closed {
+                continue;
             }
-        })
+            if let Some(looking) = self.first_that_looks((now & OWNER) as usize) {
+                // Release: after the mark.
+                let _ = word.compare_exchange(now, closed | looking, Ordering::Release, Ordering::Relaxed);
+                return Err(InVain { any });
+            }
+            if word.compare_exchange(now, clearing, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                let cleared = clear(chunk);
+                let next = if cleared { self.at(self.next_lap(chunk), ABSENT, 0) } else { closed };
+                // Release: whoever opens it comes after the end of its memory. Only the owner leaves CLEARING.
+                word.store(next, Ordering::Release);
+                any |= cleared;
+            }
+        }
+        Ok(any)
     }
 
-    /// Every chunk that is open, by its first index.
+    /// The first participant from `marked` on that may look at a chunk that is closed; it has been marked. `marked`: already then, if
+    /// it is one.
+    fn first_that_looks(&self, marked: usize) -> Option<u64> {
+        let looking = self.shared().looking.iter().enumerate().skip(marked);
+        looking
+            .map(|(id, looking)| (id, &looking.0))
+            .find(|(id, looking)| !self.has_looked_away(looking, *id == marked && *id > 0))
+            .map(|(id, _)| id as u64)
+    }
+
+    fn has_looked_away(&self, looking: &AtomicU32, marked: bool) -> bool {
+        let looks_not = |now: u32| now & !IN_VAIN == 0 || marked && now & IN_VAIN == 0;
+        // Acquire: pairs with the end of the look.
+        let mut now = looking.load(Ordering::Acquire);
+        for _ in 1..ASKED {
+            if looks_not(now) || now & IN_VAIN != 0 {
+                break;
+            }
+            spin_loop();
+            now = looking.load(Ordering::Acquire);
+        }
+        // AcqRel: as above; and we have our ticket before we can be told.
+        looks_not(now) || looks_not(looking.fetch_or(IN_VAIN, Ordering::AcqRel))
+    }
+
+    /// Where every chunk begins that is open.
     pub(crate) fn open_ones(&self) -> impl Iterator<Item = u64> + '_ {
-        let chunks = 1_u64 << (self.lap_shift - self.shift);
-        (0..chunks).filter(|&chunk| self.word(chunk).load(Ordering::Acquire) & STATE == OPEN).map(|c| self.begin(c))
+        (0..self.chunks()).filter_map(|index| {
+            let word = self.word(index).load(Ordering::Acquire);
+            let chunk = (word >> LAP_SHIFT) << (self.lap_shift - self.shift) | index;
+            (word & STATE == OPEN).then(|| self.begin(chunk))
+        })
     }
 
     /// Ends what the `dead` had begun. The caller has proof of each death.
     pub(crate) fn release_for(&self, dead: &Ids) {
-        for chunk in 0..1 << (self.lap_shift - self.shift) {
+        for chunk in 0..self.chunks() {
             let word = self.word(chunk);
             let now = word.load(Ordering::Acquire);
             if now & STATE == CLEARING && dead.contains((now & OWNER) as u16) {
@@ -257,7 +346,12 @@ impl Pages {
 
     /// Says that who repairs after `dead` looks at slots, in its place, or looks no more.
     pub(crate) fn look_for(&self, dead: u16, looks: bool) {
-        self.shared().looking[usize::from(dead) % PARTICIPANTS].0.store(u32::from(looks), Ordering::Release);
-        light_fence(self.mode);
+        // AcqRel: as in `Look`, and as one that begins after the mark.
+        self.shared().looking[usize::from(dead) % PARTICIPANTS].0.swap(u32::from(looks), Ordering::AcqRel);
+        if looks {
+            light_fence(self.mode);
+        } else {
+            self.tell();
+        }
     }
 }

@@ -102,10 +102,14 @@ pub(crate) fn release(
             match object.shape.kind {
                 Kind::Queue | Kind::SharedPipe => {
                     if sweep {
-                        let (words, _keep) = ring.words(file)?;
-                        let Swept { aborted, orphaned } = words.sweep(gone);
-                        recovered.aborted += aborted;
-                        recovered.redelivered += orphaned;
+                        let swept = match ring.words(file) {
+                            Ok((words, _keep)) => words.sweep(gone),
+                            // Nobody can use its slots, and the others must not wait for it.
+                            Err(Error::Truncated { .. }) => Swept::default(),
+                            Err(e) => return Err(e),
+                        };
+                        recovered.aborted += swept.aborted;
+                        recovered.redelivered += swept.orphaned;
                     }
                     for id in gone.iter() {
                         let pid = if died { view.participant(id).pid.load(Ordering::Relaxed) } else { 0 };

@@ -294,7 +294,7 @@ impl Words {
             let head = self.header().head.load(Ordering::Relaxed);
             let oldest = self
                 .indices()
-                .map(|index| (self.load(index), index))
+                .map(|position| (self.load(position), position & self.mask))
                 .filter(|(word, _)| word.state() == state::ORPHAN)
                 .min_by_key(|(word, index)| (self.ahead(*word, head), *index));
             let Some((word, index)) = oldest else { return Ok(None) };

@@ -3,8 +3,21 @@
 use super::{HINT_PERIOD, Relation, Words};
 use crate::ids::Ids;
 use crate::layout::{SlotWord, state};
-use crate::primitive::{AtomicU64, Ordering};
-use crate::ring::pages::Chunk;
+use crate::primitive::{AtomicU64, Ordering, private};
+use crate::ring::pages::{Batch, Chunk, InVain};
+
+/// Chunks with something in them after which a tidying receiver goes no further.
+const IN_USE: u32 = 4;
+
+/// What a process remembers of slots that kept chunks from being closed: positions.
+#[derive(Debug, Default)]
+pub(crate) struct Stalled([private::AtomicU64; 8]);
+
+impl Stalled {
+    fn of(&self, begin: u64, len: u64) -> &private::AtomicU64 {
+        &self.0[(begin / len % 8) as usize]
+    }
+}
 
 /// What a sweep for dead participants found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,8 +50,8 @@ impl Words {
             dead.iter().take(1).for_each(|id| pages.look_for(id, true));
             pages.release_for(dead);
         }
-        for index in self.indices() {
-            let word = self.load(index);
+        for position in self.indices() {
+            let (word, index) = (self.load(position), position & self.mask);
             if !dead.contains(word.owner()) {
                 continue;
             }
@@ -94,10 +107,13 @@ impl Words {
     /// by somebody who may die or give it back: anybody but ourselves, who are `owner` and read `ours` at the moment. A message
     /// stays in its slot, so one look at each decides.
     pub(crate) fn is_unsettled(&self, owner: u16, ours: usize) -> bool {
+        if self.may_not_look(owner) {
+            return true;
+        }
         let _look = self.look(owner);
         let mut read_by_owner = 0;
-        self.indices().any(|index| {
-            let word = self.load(index);
+        self.indices().any(|position| {
+            let word = self.load(position);
             match word.state() {
                 state::WRITING | state::FULL | state::ORPHAN => true,
                 state::READING if word.owner() == owner => {
@@ -112,11 +128,14 @@ impl Words {
 
     /// Committed messages that nobody has claimed: a moment's count, by walking from the head hint.
     pub(crate) fn len(&self, asker: u16) -> u64 {
+        if self.may_not_look(asker) {
+            return self.header().tail.load(Ordering::Relaxed).saturating_sub(self.head()).min(self.capacity());
+        }
         let _look = self.look(asker);
         let mut count = 0;
         if self.header().control.repairs.load(Ordering::Acquire) != 0 {
             // ORPHANs may lie behind the hint.
-            let orphans = self.indices().filter(|&index| self.load(index).state() == state::ORPHAN);
+            let orphans = self.indices().filter(|&position| self.load(position).state() == state::ORPHAN);
             count += orphans.count() as u64;
         }
         self.walk(&self.header().head, |word| {
@@ -130,30 +149,49 @@ impl Words {
 
     /// Whether a sender would find no slot now.
     pub(crate) fn is_full(&self, asker: u16) -> bool {
-        let _look = self.look(asker);
-        self.walk(&self.header().tail, |word| self.span(word)) != Some(Relation::Same)
+        self.unclaimed(asker).is_err()
     }
 
-    /// Walks over the claimed slots from `hint` on, by as many at a time as `visit` says, and how it ends: at an unclaimed slot
+    /// The first slot that nobody has claimed, if it is free; otherwise where it will be.
+    pub(crate) fn unclaimed(&self, asker: u16) -> Result<u64, u64> {
+        if self.may_not_look(asker) {
+            return Ok(self.header().tail.load(Ordering::Relaxed));
+        }
+        let _look = self.look(asker);
+        match self.walk(&self.header().tail, |word| self.span(word)) {
+            (position, Some(Relation::Same)) => Ok(position),
+            (position, _) => Err(position),
+        }
+    }
+
+    /// Whether nobody would answer for the asker if it died while it looked at memory that comes and goes: it is nobody.
+    fn may_not_look(&self, asker: u16) -> bool {
+        asker == 0 && self.pages.is_some()
+    }
+
+    /// Walks over the claimed slots from `hint` on, by as many at a time as `visit` says; where it ends and how: at an unclaimed slot
     /// that is free, or at one still in use.
-    fn walk(&self, hint: &AtomicU64, mut visit: impl FnMut(SlotWord) -> u64) -> Option<Relation> {
+    fn walk(&self, hint: &AtomicU64, mut visit: impl FnMut(SlotWord) -> u64) -> (u64, Option<Relation>) {
         let mut position = hint.load(Ordering::Relaxed);
         for _ in 0..2 * self.capacity() + HINT_PERIOD {
             let word = self.load(position);
             let relation = self.relate(word, position);
             let distance = match relation {
-                Relation::Same if word.state() == state::FREE => return Some(relation),
-                Relation::Behind => return Some(relation),
+                Relation::Same if word.state() == state::FREE => return (position, Some(relation)),
+                Relation::Behind => return (position, Some(relation)),
                 Relation::Same => visit(word),
                 Relation::Ahead(ahead) => self.skip(position, ahead),
             };
             position = position.wrapping_add(distance);
         }
-        None
+        (position, None)
     }
 
     /// Makes the words of a chunk that has just got its memory: free in its lap, unless somebody else was faster. The caller looks.
     pub(crate) fn prepare(&self, begin: u64, len: u64) {
+        if self.free(begin).0 == 0 {
+            return; // In the first lap they are what memory is when it comes.
+        }
         for position in begin..begin.wrapping_add(len) {
             // Release, as for every free slot; whoever finds the chunk open sees them all.
             let free = self.free(position).0;
@@ -161,32 +199,58 @@ impl Words {
         }
     }
 
-    /// Whether all slots of a chunk that is open are consumed, and stay so.
-    fn is_consumed(&self, begin: u64, len: u64) -> bool {
-        (begin..begin.wrapping_add(len)).all(|position| {
-            let word = self.load(position);
-            word.state() == state::FREE && self.ahead(word, position) > 0
-        })
+    /// Whether a slot in an open chunk is consumed, and stays so.
+    fn is_consumed(&self, position: u64) -> bool {
+        let word = self.load(position);
+        word.state() == state::FREE && self.ahead(word, position) > 0
     }
 
-    /// Closes chunks before `end` of which nothing is left, and calls `clear` for each that nobody looks at any more, with the chunk; it
-    /// gives the memory back, and says whether it did. Says whether any was.
-    pub(crate) fn tidy(&self, owner: u16, end: u64, mut clear: impl FnMut(u64) -> bool) -> bool {
+    /// Whether all slots of a chunk that is open are consumed. The last one is as a rule the last; one that was not before is asked
+    /// first.
+    fn all_consumed(&self, begin: u64, len: u64, stalled: &Stalled) -> bool {
+        let stalled = stalled.of(begin, len);
+        let before = stalled.load(Ordering::Relaxed);
+        if before & !(len - 1) == begin && !self.is_consumed(before) {
+            return false;
+        }
+        let due = (begin..begin.wrapping_add(len)).rev().find(|&position| !self.is_consumed(position));
+        due.inspect(|&due| stalled.store(due, Ordering::Relaxed)).is_none()
+    }
+
+    /// Closes chunks of which nothing is left, those before `end` and some behind it, and calls `clear` for each that nobody looks at
+    /// any more, with the chunk; it gives the memory back, and says whether it did. Says whether any was.
+    pub(crate) fn tidy(&self, owner: u16, end: u64, stalled: &Stalled, mut clear: impl FnMut(u64) -> bool) -> bool {
         let Some(pages) = &self.pages else { return false };
-        let mut any = false;
-        let last = pages.chunk_of(end);
-        let first = pages.oldest().max(last.saturating_sub(self.capacity() >> pages.len().trailing_zeros()));
-        for chunk in first..last {
-            let begin = pages.begin(chunk);
-            {
-                let _look = pages.look(owner);
-                if pages.state(begin) == Chunk::Open && self.is_consumed(begin, pages.len()) {
-                    pages.close(chunk);
+        let end = pages.chunk_of(end);
+        // What is behind the tail is not open, or not claimed.
+        let last = end.max(pages.chunk_of(self.header().tail.load(Ordering::Relaxed)));
+        let mut next = pages.oldest().max(last.saturating_sub(pages.chunks()));
+        let (mut any, mut in_use) = (false, 0);
+        while next <= last && in_use < IN_USE {
+            let mut closed = Batch::new();
+            let look = pages.look(owner);
+            while next <= last && in_use < IN_USE && !closed.is_full() {
+                let begin = pages.begin(next);
+                if pages.state(begin) == Chunk::Open && self.all_consumed(begin, pages.len(), stalled) {
+                    pages.close(next);
+                }
+                if pages.is_closed(next) {
+                    closed.push(next);
+                } else if next >= end && pages.state(begin) != Chunk::Gone {
+                    in_use += 1;
+                }
+                next += 1;
+            }
+            drop(look);
+            match pages.clear(&closed, owner, &mut clear) {
+                Ok(cleared) => any |= cleared,
+                Err(InVain { any: cleared }) => {
+                    any |= cleared;
+                    break;
                 }
             }
-            any |= pages.clear(chunk, owner, || clear(chunk));
         }
-        pages.advance_oldest(last);
+        pages.advance_oldest(next);
         any
     }
 }

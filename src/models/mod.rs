@@ -11,6 +11,7 @@ mod force;
 mod latest;
 mod lossy;
 mod owned;
+mod pages;
 mod runs;
 mod spsc;
 mod transfer;

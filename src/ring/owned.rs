@@ -54,8 +54,9 @@ use core::ptr::NonNull;
 #[cfg(not(loom))]
 pub(crate) use self::follow::Seen;
 pub(crate) use self::runs::Run;
+pub(crate) use self::survey::Stalled;
 #[cfg(not(loom))]
-pub(crate) use self::survey::{Stalled, Swept};
+pub(crate) use self::survey::Swept;
 use super::pages::{Chunk, Look, Pages};
 use super::{Element, Header, Slot};
 use crate::layout::{ROUND_SHIFT, SlotWord, state};
@@ -112,7 +113,6 @@ impl Cursor {
     }
 
     /// Where this end goes on: for a sender that has found the ring full, the first slot that nobody has claimed.
-    #[cfg(not(loom))]
     pub(crate) fn position(&self) -> u64 {
         self.next.load(Ordering::Relaxed)
     }
@@ -457,7 +457,6 @@ impl<T: Copy> Owned<T> {
     }
 
     /// The same, of whose slots only those have memory that `pages` says.
-    #[cfg(not(loom))]
     pub(crate) fn of_pages(self, pages: Pages) -> Self {
         Self { words: self.words.of_pages(pages), ..self }
     }

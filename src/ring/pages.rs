@@ -65,6 +65,14 @@ pub(crate) struct Shared {
     looking: [Looking; PARTICIPANTS],
 }
 
+#[cfg(loom)]
+impl Shared {
+    pub(crate) fn new() -> Self {
+        let looking = core::array::from_fn(|_| Looking(AtomicU32::new(0)));
+        Self { oldest: Line(AtomicU64::new(0)), looking }
+    }
+}
+
 /// Somebody could not clear chunks because this participant looked.
 const IN_VAIN: u32 = 1 << 31;
 
@@ -114,8 +122,8 @@ impl Drop for Look<'_> {
     #[inline]
     fn drop(&mut self) {
         let ended = |now: u32| if now == IN_VAIN | 1 { 0 } else { now.wrapping_sub(1) };
-        // Release: whoever sees that we look no more comes after our looks. Acquire: whoever was in vain had its ticket before.
-        let before = self.looking.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |now| Some(ended(now)));
+        // Release: whoever sees that we look no more comes after our looks.
+        let before = self.looking.fetch_update(Ordering::Release, Ordering::Relaxed, |now| Some(ended(now)));
         if before == Ok(IN_VAIN | 1) {
             self.pages.tell();
         }
@@ -196,6 +204,12 @@ impl Pages {
         self.header().not_full.notify(ALL, self.mode);
     }
 
+    /// What the drop of a forgotten [`Look`] would have done.
+    #[cfg(loom)]
+    pub(crate) fn end_look(&self, id: u16) {
+        drop(Look { pages: self, looking: &self.shared().looking[usize::from(id)].0 });
+    }
+
     /// What the chunk of `position` is now. While a [`Look`] lives, an open one keeps its memory.
     pub(crate) fn state(&self, position: u64) -> Chunk {
         let chunk = self.chunk_of(position);
@@ -216,7 +230,7 @@ impl Pages {
         let chunk = self.chunk_of(position);
         // Release: whoever sees it open finds the words.
         let (absent, open) = (self.at(chunk, ABSENT, 0), self.at(chunk, OPEN, 0));
-        let _ = self.word(chunk).compare_exchange(absent, open, Ordering::AcqRel, Ordering::Relaxed);
+        let _ = self.word(chunk).compare_exchange(absent, open, Ordering::Release, Ordering::Relaxed);
     }
 
     /// How many chunks there are from the oldest one with memory to that of `position`.
@@ -255,7 +269,8 @@ impl Pages {
     /// All of the chunk is consumed: it is looked at no more.
     pub(crate) fn close(&self, chunk: u64) {
         let (open, closed) = (self.at(chunk, OPEN, 0), self.at(chunk, CLOSED, 0));
-        let _ = self.word(chunk).compare_exchange(open, closed, Ordering::AcqRel, Ordering::Relaxed);
+        // Release: whoever clears it comes after those who consumed it, as we do.
+        let _ = self.word(chunk).compare_exchange(open, closed, Ordering::Release, Ordering::Relaxed);
     }
 
     /// Whether it is closed, and has memory perhaps.
@@ -318,8 +333,7 @@ impl Pages {
             spin_loop();
             now = looking.load(Ordering::Acquire);
         }
-        // AcqRel: as above; and we have our ticket before we can be told.
-        looks_not(now) || looks_not(looking.fetch_or(IN_VAIN, Ordering::AcqRel))
+        looks_not(now) || looks_not(looking.fetch_or(IN_VAIN, Ordering::Acquire))
     }
 
     /// Where every chunk begins that is open.

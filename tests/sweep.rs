@@ -29,6 +29,8 @@ mod scene;
 mod spsc;
 #[path = "sweep/trace.rs"]
 mod trace;
+#[path = "sweep/unbounded.rs"]
+mod unbounded;
 #[path = "sweep/values.rs"]
 mod values;
 #[path = "sweep/wake.rs"]
@@ -45,6 +47,7 @@ use life::{Create, Life, Naming, Repair, Told};
 use nix::libc;
 use queues::{CLOSED, EMPTY, FAR, FULL, MIDDLE, RUN, WRAP};
 use scene::Scene;
+use unbounded::{across, large};
 use values::{LockScene, Locking};
 use wake::{Wake, WakeLock};
 
@@ -135,6 +138,29 @@ fn table() -> Vec<Row> {
     }
     rows.push(row("spsc send, in parts", "beside what is left of another", bytes::Parts::Send));
     rows.push(row("spsc recv, in parts", "after another", bytes::Parts::Receive));
+    // Large messages, 64 of them in a chunk, 4 chunks in a lap, 2 chunks with memory.
+    rows.push(row("unbounded send", "open chunk", large(unbounded::Act::Send, 10, 3)));
+    rows.push(row("unbounded send", "opens a chunk", large(unbounded::Act::Send, 60, 4)));
+    rows.push(row("unbounded send", "opens a chunk, second lap", large(unbounded::Act::Send, 256 + 60, 4)));
+    rows.push(row("unbounded send", "the limit", large(unbounded::Act::Send, 0, 128)));
+    rows.push(row("unbounded send", "room behind the limit", large(unbounded::Act::Send, 64, 64)));
+    rows.push(row("unbounded send_slice", "opens a chunk", large(unbounded::Act::SendSlice, 61, 2)));
+    rows.push(row("unbounded reserve and abort", "opens a chunk", large(unbounded::Act::Abort, 60, 4)));
+    rows.push(row("unbounded receive", "middle", large(unbounded::Act::Receive, 10, 3)));
+    rows.push(row("unbounded receive", "clears a chunk", large(unbounded::Act::Receive, 64, 4)));
+    rows.push(row("unbounded receive", "clears a chunk, second lap", large(unbounded::Act::Receive, 256 + 64, 4)));
+    rows.push(row("unbounded recv_many", "clears a chunk", large(unbounded::Act::ReceiveMany, 62, 4)));
+    rows.push(row("unbounded recv_guard given back", "clears a chunk", large(unbounded::Act::GiveBack, 64, 4)));
+    // Of bytes, two blocks each, 512 of them in a chunk: the first of message 255 is the last of a chunk.
+    rows.push(row("unbounded send of bytes", "across chunks", across(unbounded::Act::Send, 253, 2)));
+    rows.push(row("unbounded send of bytes", "across chunks, second lap", across(unbounded::Act::Send, 1024 + 253, 2)));
+    rows.push(row("unbounded reserve of bytes and abort", "across chunks", across(unbounded::Act::Abort, 253, 2)));
+    rows.push(row("unbounded receive of bytes", "across chunks", across(unbounded::Act::Receive, 255, 2)));
+    rows.push(row(
+        "unbounded receive of bytes",
+        "clears a chunk, second lap",
+        across(unbounded::Act::Receive, 1024 + 256, 2),
+    ));
     rows.push(row("value store", "", values::store()));
     rows.push(row("value fetch_add", "", values::fetch_add()));
     rows.push(row("value fetch_add", "float", values::fetch_add_float()));

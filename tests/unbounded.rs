@@ -11,7 +11,14 @@ use gimmal::{Error, Queue, QueueOptions, RecvError, Segment, SendTimeoutError, T
 use nix::sys::stat::fstat;
 use support::{die_with_parent, join_well, kill_and_reap, until, until_ready};
 
-const ENTRIES: [Entry; 3] = gimmal::entries![send_and_leave, send_forever, receive_forever];
+const ENTRIES: [Entry; 6] = gimmal::entries![
+    send_and_leave,
+    send_forever,
+    receive_forever,
+    send_bytes_forever,
+    receive_bytes_forever,
+    count_forever
+];
 
 /// Where the processes begin, and never return from. In the parent it is one more test.
 #[test]
@@ -423,4 +430,127 @@ fn whoever_counts_messages_keeps_nobody_waiting_at_the_limit() {
         }
         over.store(true, std::sync::atomic::Ordering::Relaxed);
     });
+}
+
+/// Bytes of message `n` of a sender.
+fn bytes_of(sender: u32, n: u32) -> Vec<u8> {
+    let len = if n.is_multiple_of(20) { 150_000 + n as usize % 1000 * 64 } else { n as usize * 37 % 3000 };
+    let mut bytes = [sender.to_le_bytes(), n.to_le_bytes()].concat();
+    bytes.resize(8 + len, (n ^ sender) as u8);
+    bytes
+}
+
+/// Whose message it is, and which.
+fn of_bytes(bytes: &[u8]) -> (u32, u32) {
+    let [sender, n] = [0, 4].map(|at| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()));
+    assert!(bytes == bytes_of(sender, n), "{n} of {sender}, {} bytes", bytes.len());
+    (sender, n)
+}
+
+fn send_bytes_forever(context: &Context) -> Outcome {
+    die_with_parent();
+    let segment = context.segment(0)?;
+    let sender = Queue::<[u8]>::open(segment, "queue")?.sender()?;
+    let ready = gimmal::Value::<u32>::open(segment, "ready")?;
+    for n in 0.. {
+        sender.send(&bytes_of(std::process::id(), n))?;
+        if n == 200 {
+            ready.fetch_add(1, std::sync::atomic::Ordering::Release);
+            ready.notify_all();
+        }
+    }
+    Ok(())
+}
+
+fn receive_bytes_forever(context: &Context) -> Outcome {
+    die_with_parent();
+    let receiver = Queue::<[u8]>::open(context.segment(0)?, "queue")?.receiver()?;
+    while let Ok(message) = receiver.recv() {
+        of_bytes(&message);
+    }
+    Ok(())
+}
+
+#[test]
+fn kills_amid_messages_of_every_length_that_go_round_and_round() {
+    let segment = Segment::anonymous().unwrap();
+    let queue = QueueOptions::new().unbounded(1).create::<[u8]>(&segment, "queue").unwrap();
+    gimmal::Value::<u32>::create(&segment, "ready", 0).unwrap();
+    let receiver = queue.receiver().unwrap();
+    let empty = memory(&segment);
+    for round in 0..6 {
+        let mut senders: Vec<Child> = (0..2).map(|_| start("send_bytes_forever", &segment, &[])).collect();
+        let mut takers: Vec<Child> = (0..2).map(|_| start("receive_bytes_forever", &segment, &[])).collect();
+        until_ready(&segment, 2 * (round + 1));
+        kill_and_reap(&mut takers[0]);
+        kill_and_reap(&mut senders[0]);
+        kill_and_reap(&mut takers[1]);
+        kill_and_reap(&mut senders[1]);
+        until("the dead are repaired after", || segment.peers().len() == 1);
+        segment.recover().unwrap();
+        let mut last = std::collections::HashMap::new();
+        while let Ok(message) = receiver.try_recv() {
+            let (sender, n) = of_bytes(&message);
+            assert!(last.insert(sender, n).is_none_or(|last| n > last), "round {round}: {n} of {sender}");
+        }
+        assert_eq!(queue.len(), 0);
+        let left = memory(&segment);
+        assert!(left <= empty + 4 * MIB, "round {round}: {empty} -> {left}");
+    }
+}
+
+fn count_forever(context: &Context) -> Outcome {
+    die_with_parent();
+    let segment = context.segment(0)?;
+    let queue = Queue::<Page>::open(segment, "queue")?;
+    let ready = gimmal::Value::<u32>::open(segment, "ready")?;
+    ready.fetch_add(1, std::sync::atomic::Ordering::Release);
+    ready.notify_all();
+    loop {
+        std::hint::black_box(queue.len());
+    }
+}
+
+#[test]
+fn who_is_stopped_while_it_looks_keeps_memory_and_nothing_else() {
+    use nix::sys::signal::{Signal, kill};
+    let segment = Segment::anonymous().unwrap();
+    let queue = small_queue(&segment);
+    gimmal::Value::<u32>::create(&segment, "ready", 0).unwrap();
+    let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    (0..CHUNK).for_each(|n| sender.try_send(page(n)).unwrap());
+    let mut counter = start("count_forever", &segment, &[]);
+    until_ready(&segment, 1);
+    let pid = nix::unistd::Pid::from_raw(counter.pid() as i32);
+    let (mut sent, mut received, mut in_vain) = (CHUNK, 0, 0);
+    for round in 0..20 {
+        thread::sleep(Duration::from_millis(1));
+        kill(pid, Signal::SIGSTOP).unwrap();
+        // Up to the limit everything goes on.
+        while sender.try_send(page(sent)).is_ok() {
+            sent += 1;
+            if sent - received > CHUNK {
+                assert_eq!(receiver.try_recv().unwrap()[0], received);
+                received += 1;
+            }
+            if sent % (4 * CHUNK) == 0 {
+                break; // It was not looking.
+            }
+        }
+        while let Ok(message) = receiver.try_recv() {
+            assert_eq!(message[0], received);
+            received += 1;
+        }
+        assert_eq!(received, sent);
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| sender.send_timeout(page(sent), Duration::from_secs(20)).is_ok());
+            thread::sleep(Duration::from_millis(5));
+            in_vain += u32::from(!waiter.is_finished());
+            kill(pid, Signal::SIGCONT).unwrap();
+            assert!(waiter.join().unwrap(), "round {round}");
+        });
+        sent += 1;
+    }
+    println!("it was stopped while it looked {in_vain} times of 20");
+    kill_and_reap(&mut counter);
 }

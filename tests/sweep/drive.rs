@@ -83,7 +83,10 @@ pub fn sweep<S: Scene>(title: &str, scene: &S, budget: Budget) -> Tally {
         }
     };
     tally.instructions = recording.length();
-    let stages = recover_all(title, scene, &recording, &mut tally);
+    let stages = match scene.has_snapshots() {
+        true => recover_all(title, scene, &recording, &mut tally),
+        false => Vec::new(),
+    };
     kill_all(title, scene, &recording, &stages, budget, &mut tally);
     tally
 }
@@ -93,7 +96,7 @@ fn record<S: Scene>(scene: &S, budget: Budget) -> Result<Recording, Fault> {
     let segment = scene.options().persist(true).create(&name.0).map_err(|e| format!("{e:?}"))?;
     let mut ends = scene.build(&segment);
     let mut victim = start(scene, &segment, &mut ends)?;
-    let memory = scene.has_snapshots().then(|| Memory::of(&segment));
+    let memory = scene.is_watched().then(|| Memory::of(&segment));
     let sparse = cfg!(debug_assertions) && !budget.every_instruction && (scene.is_long() || scene.is_sleepy());
     let recording = Recording::make(&mut victim, memory.as_ref(), sparse);
     victim.kill();

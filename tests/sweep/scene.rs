@@ -57,6 +57,11 @@ pub trait Scene {
         true
     }
 
+    /// Whether victims are to be killed wherever the segment's bytes change.
+    fn is_watched(&self) -> bool {
+        self.has_snapshots()
+    }
+
     /// Whether the segment must have a name.
     fn needs_name(&self) -> bool {
         false

@@ -54,6 +54,7 @@ use core::ptr::NonNull;
 #[cfg(not(loom))]
 pub(crate) use self::follow::Seen;
 pub(crate) use self::runs::Run;
+#[cfg(any(test, not(loom)))]
 pub(crate) use self::survey::Stalled;
 #[cfg(not(loom))]
 pub(crate) use self::survey::Swept;

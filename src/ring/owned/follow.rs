@@ -97,12 +97,6 @@ impl Words {
         None
     }
 
-    /// Where receivers are, about: behind a run.
-    pub(crate) fn head(&self) -> u64 {
-        // Acquire: as for a receiver that jumps there.
-        self.header().head.load(Ordering::Acquire)
-    }
-
     /// How many looks one call may take.
     pub(crate) fn looks(&self) -> u64 {
         self.budget()

@@ -187,6 +187,12 @@ impl Words {
         (position, None)
     }
 
+    /// Where receivers are, about: behind a run.
+    pub(crate) fn head(&self) -> u64 {
+        // Acquire: as for a receiver that jumps there.
+        self.header().head.load(Ordering::Acquire)
+    }
+
     /// Makes the words of a chunk that has just got its memory: free in its lap, unless somebody else was faster. The caller looks.
     pub(crate) fn prepare(&self, begin: u64, len: u64) {
         if self.free(begin).0 == 0 {

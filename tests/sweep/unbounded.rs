@@ -269,8 +269,9 @@ impl Scene for UnboundedScene {
         true
     }
 
+    /// Those that make many words, or clear a chunk.
     fn is_long(&self) -> bool {
-        true
+        self.sort == Sort::Bytes || self.held >= 64 || !matches!(self.act, Act::Send | Act::Abort)
     }
 
     fn build(&self, segment: &Segment) -> Ends {

@@ -150,6 +150,57 @@ fn pages_stay_while_somebody_looks() {
     seen.must_have([(vec![], 1), (vec![1], 1), (vec![1, 1], 1), (vec![1, 0], 1), (vec![1], 0)]);
 }
 
+/// Whoever finds a chunk open finds what was made in it before.
+#[test]
+fn pages_that_are_open_have_their_words() {
+    let seen = Seen::new();
+    let add = seen.clone();
+    explore(None, move || {
+        let (chunks, seen) = (Chunks::new(), add.clone());
+        let (of_opener, of_looker) = (Arc::clone(&chunks), chunks);
+        let jobs: Vec<Job> = vec![
+            Box::new(move || {
+                // SAFETY: nobody looks at a chunk that is not open; loom checks that.
+                unsafe { of_opener.slots[0].payload.write(&7) };
+                of_opener.pages().open(0);
+            }),
+            Box::new(move || {
+                let is_open = of_looker.look(2);
+                // SAFETY: it was open, so that nobody writes any more.
+                assert!(!is_open || unsafe { of_looker.slots[0].payload.read() } == 7);
+                seen.add(is_open);
+            }),
+        ];
+        (jobs, Box::new(|| ()))
+    });
+    seen.must_have([false, true]);
+}
+
+/// Who opens a chunk in the next lap finds the old memory gone.
+#[test]
+fn pages_are_made_after_the_end_of_the_old_ones() {
+    let seen = Seen::new();
+    let add = seen.clone();
+    explore(Some(3), move || {
+        let (chunks, seen) = (Chunks::consumed(), add.clone());
+        chunks.pages().close(0);
+        let (of_clearer, of_opener) = (Arc::clone(&chunks), chunks);
+        let jobs: Vec<Job> = vec![
+            Box::new(move || _ = of_clearer.clear(0)),
+            Box::new(move || {
+                let can_open = of_opener.pages().can_open(4, PLENTY);
+                if can_open {
+                    // SAFETY: loom itself checks that the old memory is gone.
+                    assert_eq!(unsafe { of_opener.slots[0].payload.read() }, 0);
+                }
+                seen.add(can_open);
+            }),
+        ];
+        (jobs, Box::new(|| ()))
+    });
+    seen.must_have([false, true]);
+}
+
 /// One looks while two try to clear, each of whom may go on from where the other was in vain.
 #[test]
 fn pages_stay_while_two_would_clear_them() {

@@ -242,6 +242,7 @@ impl Pages {
     /// are fewer than `limit`.
     pub(crate) fn can_open(&self, position: u64, limit: u64) -> bool {
         let chunk = self.chunk_of(position);
+        // Acquire: what is made in it comes after the end of the memory of the lap before.
         self.word(chunk).load(Ordering::Acquire) == self.at(chunk, ABSENT, 0) && self.held(position) <= limit
     }
 

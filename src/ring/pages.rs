@@ -267,11 +267,11 @@ impl Pages {
         }
     }
 
-    /// All of the chunk is consumed: it is looked at no more.
+    /// All of the chunk is consumed: it is looked at no more. The caller looks.
     pub(crate) fn close(&self, chunk: u64) {
         let (open, closed) = (self.at(chunk, OPEN, 0), self.at(chunk, CLOSED, 0));
-        // Release: whoever clears it comes after those who consumed it, as we do.
-        let _ = self.word(chunk).compare_exchange(open, closed, Ordering::Release, Ordering::Relaxed);
+        // Relaxed: whoever clears it has asked whether we look, and so comes after us and those who consumed it.
+        let _ = self.word(chunk).compare_exchange(open, closed, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Whether it is closed, and has memory perhaps.

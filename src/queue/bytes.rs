@@ -191,11 +191,11 @@ impl fmt::Debug for Frame<'_> {
     }
 }
 
-/// Copies a message into `room`, which is as long as all of its parts.
-pub(crate) fn gather(parts: &[IoSlice<'_>], mut room: &mut [u8]) {
+/// Copies a message into `room`, which is as long as all of its parts, in a ring of so many bytes.
+pub(crate) fn gather(parts: &[IoSlice<'_>], mut room: &mut [u8], ring: usize) {
     for part in parts {
         let (here, behind) = room.split_at_mut(part.len());
-        copy_bytes(part, here);
+        copy_bytes(part, here, ring);
         room = behind;
     }
 }
@@ -279,7 +279,7 @@ impl<M: Bytes + ?Sized> Sender<M> {
         let Queue { channel, ring, .. } = &self.end.queue;
         let mut room = place(ring, self.end.data(), &run, message.len());
         // SAFETY: as many blocks are ours, and lie in a row in the mapping that the data keep.
-        copy_bytes(message, unsafe { room.as_mut() });
+        copy_bytes(message, unsafe { room.as_mut() }, self.end.data().size);
         ring.commit_whole(&run, message.len() as u64);
         channel.committed(1);
         Ok(())
@@ -338,12 +338,14 @@ impl<M: Bytes + ?Sized> Queue<M> {
 
 #[inline]
 fn fill(mut grant: Grant<'_>, message: &[u8]) {
-    copy_bytes(message, &mut grant);
+    let ring = grant.held.data.size;
+    copy_bytes(message, &mut grant, ring);
     grant.commit(message.len());
 }
 
 fn fill_parts(mut grant: Grant<'_>, parts: &[IoSlice<'_>]) {
-    gather(parts, &mut grant);
+    let ring = grant.held.data.size;
+    gather(parts, &mut grant, ring);
     let len = grant.len();
     grant.commit(len);
 }

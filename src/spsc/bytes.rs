@@ -134,15 +134,15 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Copies what comes next into all of `room`, which is no more than what is left.
-    fn fill(&mut self, mut room: &mut [u8]) {
+    /// Copies what comes next into all of `room`, which is no more than what is left, in a ring of so many bytes.
+    fn fill(&mut self, mut room: &mut [u8], ring: usize) {
         self.left -= room.len();
         while !room.is_empty() {
             let Some(part) = self.parts.first() else { break };
             let left = &part[self.offset..];
             let count = left.len().min(room.len());
             let (here, behind) = room.split_at_mut(count);
-            copy_bytes(&left[..count], here);
+            copy_bytes(&left[..count], here, ring);
             room = behind;
             if count == left.len() {
                 (self.parts, self.offset) = (&self.parts[1..], 0);
@@ -241,7 +241,7 @@ impl<M: Bytes + ?Sized> Sender<M> {
     fn put(&mut self, message: &[u8]) {
         let mut room = self.end.bytes(&self.position, LENGTH, message.len());
         // SAFETY: the room is ours.
-        copy_bytes(message, unsafe { room.as_mut() });
+        copy_bytes(message, unsafe { room.as_mut() }, self.end.capacity() as usize);
         self.commit(message.len());
     }
 
@@ -263,8 +263,9 @@ impl<M: Bytes + ?Sized> Sender<M> {
         if self.record(len).is_err() {
             return self.send_in_parts(parts, deadline());
         }
+        let ring = self.end.capacity() as usize;
         let mut grant = self.grant(len, deadline)?;
-        gather(parts, &mut grant);
+        gather(parts, &mut grant, ring);
         grant.commit(len);
         Ok(())
     }
@@ -317,7 +318,7 @@ impl<M: Bytes + ?Sized> Sender<M> {
             }
             let mut bytes = endpoint.bytes(position, part.front(), part.bytes() as usize);
             // SAFETY: the room is ours.
-            source.fill(unsafe { bytes.as_mut() });
+            source.fill(unsafe { bytes.as_mut() }, endpoint.capacity() as usize);
             ring.commit(position, part.takes());
             channel.committed(1);
             part = Record::More((most - LENGTH).min(source.left as u64));
@@ -399,8 +400,9 @@ impl Sender<[u8]> {
     /// As for `try_send`.
     pub fn try_send_vectored(&mut self, parts: &[IoSlice<'_>]) -> Result<(), TrySendError<()>> {
         let len = total(parts);
+        let ring = self.end.capacity() as usize;
         let mut grant = self.try_grant(len)?;
-        gather(parts, &mut grant);
+        gather(parts, &mut grant, ring);
         grant.commit(len);
         Ok(())
     }

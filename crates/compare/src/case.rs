@@ -127,11 +127,12 @@ pub struct Case {
 }
 
 impl Case {
-    /// One sender, one receiver, messages of `bytes`, 64 KiB of them but at least 16, or 8 if they may be larger than a page,
-    /// pinned.
+    /// One sender, one receiver, messages of `bytes`, 64 KiB of them but at least 16, or 8 if they may be larger than a page and 4 MiB
+    /// of those of 16 KiB and more, pinned.
     pub fn new(measure: Measure, way: Way, bytes: usize) -> Self {
         let least = if matches!(measure, Measure::Bytes | Measure::BytesTrip) { 8 } else { 16 };
-        let capacity = ((64 << 10) / bytes).max(least);
+        let all = if least == 8 && bytes >= 16 << 10 { 4 << 20 } else { 64 << 10 };
+        let capacity = (all / bytes).max(least);
         let one = Self {
             measure,
             way,

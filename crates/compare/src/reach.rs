@@ -125,6 +125,10 @@ fn bytes_aims(pinned: bool) -> Vec<Aim> {
         }
     }
     for (name, way) in [("SpscQueue<[u8]>", SpscPlaced), ("Queue<[u8]>", QueuePlaced)] {
+        for length in LENGTHS.into_iter().filter(|&length| length >= 16 << 10) {
+            let what = format!("{name} {} in place", size(length));
+            aims.push(Aim::faster(&what, 5.0, of(Bytes, Socket, length), of(Bytes, way, length)));
+        }
         for length in LENGTHS.into_iter().filter(|&length| pinned && length >= 64 << 10) {
             for floor in [Memcpy, OtherCore] {
                 let what = format!("{name} {} in place", size(length));

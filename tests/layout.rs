@@ -10,7 +10,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use gimmal::bytemuck::{Pod, Zeroable};
 use gimmal::{
-    Array, Departure, Latest, Lock, Pipe, Queue, QueueOptions, Segment, SegmentOptions, SpscQueue, TryRecvError, Value,
+    Array, Departure, Latest, Lock, LossyQueue, Pipe, Queue, QueueOptions, Segment, SegmentOptions, SpscQueue,
+    TryRecvError, Value,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
@@ -451,4 +452,81 @@ fn the_states_of_the_dead_are_read_as_they_are_written_down() {
     );
     let news = Lock::<[u8; 5]>::open(&segment, "lock").unwrap().try_lock().unwrap_err();
     assert!(news.is_owner_died() && news.to_string().contains(&GONE.to_string()), "{news}");
+}
+
+// --- rings whose messages are bytes, or whose slots lie behind the segment, or whose sender never waits ---
+
+const MEDIUM: usize = 128 << 10;
+/// Pages of what is mapped by itself.
+const UNIT: usize = if cfg!(target_arch = "x86_64") { 4 << 10 } else { 64 << 10 };
+
+/// What stands at a place, in the file as it is.
+fn assert_at(file: &[u8], at: usize, expected: &[u8], what: &str) {
+    assert_eq!(file[at..at + expected.len()], *expected, "{what}, at {at}");
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn rings_of_bytes_and_of_other_sorts_have_the_bytes_that_are_written_down() {
+    let home = Home::new("bytes");
+    let segment = home.options().size(MEDIUM).create("golden").unwrap();
+    let lines = Queue::<[u8]>::create(&segment, "lines", UNIT).unwrap();
+    let (mut sender, mut receiver) = Pipe::simplex::<[u8]>(&segment, "stream", UNIT).unwrap();
+    let events = QueueOptions::new().unbounded(1).create::<u32>(&segment, "events").unwrap();
+    let samples = LossyQueue::<[u8; 5]>::create(&segment, "samples", 2).unwrap();
+
+    lines.sender().unwrap().send(b"golden").unwrap();
+    lines.sender().unwrap().send(&[7; 100]).unwrap(); // two blocks
+    sender.send(b"hello").unwrap();
+    let early = fs::read(home.file()).unwrap();
+    std::thread::scope(|scope| {
+        assert_eq!(*receiver.recv().unwrap(), *b"hello");
+        scope.spawn(|| sender.send(&[8; 5000]).unwrap());
+        assert_eq!(receiver.recv_vec().unwrap(), [8; 5000]);
+    });
+    events.sender().unwrap().send(9).unwrap();
+    let mut newest = samples.sender().unwrap();
+    (1..4).for_each(|n| newest.send([n; 5]).unwrap());
+    let file = fs::read(home.file()).unwrap();
+
+    // A header, slots of 16 bytes, and blocks of 64 behind the next border of a page.
+    let (lines, lines_end) = (HEAP, HEAP + 768 + 64 * 16 + 2 * UNIT);
+    let stream_end = lines_end + 768 + 2 * UNIT;
+    // A header, a hint, 512 counts of lookers on lines of their own, and 4 chunk words.
+    let events_end = stream_end + (768 + 128 + 512 * 64 + 4 * 8_usize).next_multiple_of(128);
+    let mut g = Golden(vec![0; MEDIUM]);
+    g.entry(0, "lines", [1, 4], [lines, lines_end], 64, "[u8]", [64, 1, 0, 0]);
+    g.entry(1, "stream", [3, 1 | 2 | 4], [lines_end, stream_end], UNIT as u64, "[u8]", [1, 1, 0, 0]);
+    // Two chunks of 2^16 slots may have memory, of 4; they lie behind the segment.
+    g.entry(2, "events", [1, 16], [stream_end, events_end], 1 << 18, "u32", [4, 4, 2, 16]);
+    g.u64(DIRECTORY + 2 * 192 + 184, MEDIUM as u64);
+    g.entry(3, "samples", [9, 0], [events_end, events_end + 896], 2, "[u8; 5]", [5, 1, 0, 0]);
+    assert_at(&file, DIRECTORY, &g.0[DIRECTORY..DIRECTORY + 4 * 192], "the directory");
+
+    // The number beside a word: the length, and above bit 41 the lap, counted from 1.
+    let slots: Vec<u8> = [FULL, 1 << 41 | 6, RUN | FULL, 1 << 41 | 100].map(u64::to_le_bytes).concat();
+    assert_at(&file, lines + SLOTS, &slots, "slots of lines");
+    let blocks = (lines + SLOTS + 64 * 16).next_multiple_of(UNIT);
+    assert_at(&file, blocks, b"golden", "the first block");
+    assert_at(&file, blocks + 64, &[7; 100], "the next two");
+
+    // Records: a length and the bytes, rounded up to 8.
+    let records = (lines_end + SLOTS).next_multiple_of(UNIT);
+    assert_at(&early, records, b"\x05\0\0\0\0\0\0\0hello\0\0\0", "the first record");
+    assert_at(&early, lines_end + TAIL, &16_u64.to_le_bytes(), "where the next one begins");
+    // A message in parts that began there was accepted.
+    assert_at(&file, lines_end + SENDERS + 8, &((16_u64 + 8) | 1).to_le_bytes(), "what became of it");
+    let tail = u64::from_le_bytes(file[lines_end + TAIL..][..8].try_into().unwrap());
+    assert_at(&file, lines_end + HEAD, &tail.to_le_bytes(), "all was received");
+
+    // One slot in the first chunk, which is open.
+    let words = stream_end + 768 + 128 + 512 * 64;
+    assert_at(&file, words, &[1_u64 << 9, 0, 0, 0].map(u64::to_le_bytes).concat(), "chunk words");
+    assert_at(&file, MEDIUM, &[FULL, 9].map(u64::to_le_bytes).concat(), "the first event");
+    assert_eq!(file.len(), MEDIUM + (16 << 18));
+
+    // Slots of whole words; the third message took the place of the first.
+    assert_at(&file, events_end + TAIL, &3_u64.to_le_bytes(), "three were sent");
+    assert_at(&file, events_end + HEAD, &1_u64.to_le_bytes(), "one was lost");
+    assert_at(&file, events_end + SLOTS, &[3, 3, 3, 3, 3, 0, 0, 0, 2, 2, 2, 2, 2, 0, 0, 0], "slots of samples");
 }

@@ -34,9 +34,9 @@ impl<M: Message + ?Sized> Queue<M> {
     /// that was free in the segment's file system when it was made ([`QueueOptions::unbounded`] sets another limit).
     ///
     /// What is promised of every queue holds of this one: a message is in the segment when its send returns, whatever becomes of
-    /// its sender. Memory is taken as messages come, in chunks of about 1 MiB, and given back as they go, but for the last chunk; a
-    /// process that is stopped in the middle of a call may keep it from being given back. It costs time, too: a
-    /// bounded queue is several times as fast.
+    /// its sender. Memory is taken as messages come, in chunks of about 1 MiB, or of an eight-thousandth of the limit, and given back
+    /// as they go, but for the last ones; a process that is stopped in the middle of a call may keep it from being given back. It costs
+    /// time, too: a bounded queue is several times as fast.
     ///
     /// ```
     /// use gimmal::{Queue, Segment};

@@ -64,8 +64,8 @@
 //! (with `#[bytemuck(crate = "gimmal::bytemuck")]`, or `bytemuck` among your own dependencies). Text goes as [`Str`], bytes of
 //! any length up to a limit as [`Bytes`].
 //!
-//! Or they are `[u8]`: bytes, of any number, for which [`Message`] stands as well. A pipe may carry bytes one way and something else
-//! the other.
+//! Or they are `[u8]`: bytes, of any number. Or, with the feature `serde`, `Object<T>`: whatever serde can write and read. A pipe may
+//! carry one sort one way and another the other; [`Message`] stands for all of them.
 //!
 //! # What is promised
 //!
@@ -73,6 +73,7 @@
 //! |---|---|---|---|
 //! | [`Queue`] | each sender's messages in order | lock-free | nothing sent is lost, nothing received comes again; what was being received goes to somebody else |
 //! | [`SpscQueue`], [`Pipe`] | first in, first out | wait-free | the same; the other end learns it after the drain, and a successor can take the free seat |
+//! | [`LossyQueue`] | first in, first out, with gaps that are counted | sender wait-free | the same; one more message may be lost |
 //! | [`Value`], [`Array`] | as the ordering says | wait-free, floats lock-free | each element is old or new |
 //! | [`Latest`] | versions grow | readers wait-free, writers lock-free | the value is the old or the new one, whole |
 //! | [`Lock`] | none | blocking | the next holder gets it with the news |

@@ -28,7 +28,7 @@ impl Memory<Slot<u64>> {
     fn read_whole(&self, run: &Run) -> Vec<u64> {
         // SAFETY: the run is ours.
         let block = |offset| unsafe { self.block(run, offset).read() };
-        std::iter::once(self.whole().payload(run)).chain((1..run.len()).map(block)).collect()
+        std::iter::once(self.whole().length(run)).chain((1..run.len()).map(block)).collect()
     }
 
     fn receive_whole(&self, cursor: &Cursor, owner: u16) -> Result<Vec<u64>, Empty> {

@@ -6,14 +6,14 @@ use std::fs::OpenOptions;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
 use bytemuck::Pod;
 
 use crate::atomic::Scalar;
 use crate::error::Error;
 use crate::message::Message;
-use crate::segment::{Attached, Segment};
+use crate::segment::{Attached, Segment, already_open};
 use crate::sys::file;
 use crate::{Array, Latest, Lock, LossyQueue, Queue, Receiver, Sender, SpscQueue, Value, spsc};
 
@@ -130,24 +130,6 @@ impl Place {
             }
         }
     }
-}
-
-/// What this process has joined.
-static JOINED: Mutex<Vec<Weak<Attached>>> = Mutex::new(Vec::new());
-
-/// Called with every segment that this process joins.
-pub(crate) fn remember(attached: &Arc<Attached>) {
-    let mut joined = JOINED.lock().unwrap_or_else(PoisonError::into_inner);
-    joined.retain(|attached| attached.strong_count() > 0);
-    joined.push(Arc::downgrade(attached));
-}
-
-fn already_open(identity: file::Identity) -> Option<Arc<Attached>> {
-    let joined = JOINED.lock().unwrap_or_else(PoisonError::into_inner);
-    let all: Vec<Arc<Attached>> = joined.iter().filter_map(Weak::upgrade).collect();
-    // One of them may be the last of its kind: it leaves its segment when it is dropped, which may take time.
-    drop(joined);
-    all.into_iter().find(|attached| file::status(attached.file()).is_ok_and(|status| status.identity == identity))
 }
 
 impl<T: Share> Handle<T> {

@@ -3,10 +3,10 @@
 use std::os::fd::OwnedFd;
 use std::process::exit;
 
-use gimmal::{Array, Error, Latest, Lock, LockError, Queue, Segment, SpscQueue, TrySendError, Value};
+use gimmal::{Array, Error, Latest, Lock, LockError, Queue, Segment, Share, SpscQueue, TrySendError, Value};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, pipe, read, write};
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// A step of one process that another waits for.
 struct Step(OwnedFd, OwnedFd);
@@ -28,7 +28,7 @@ impl Step {
 
 /// Runs `child` in a forked process, which ends without leaving its segments, as if it had been killed.
 fn in_child(child: impl FnOnce()) -> Pid {
-    // SAFETY: this program has one thread.
+    // SAFETY: this program has one thread, or others that hold nothing but what the C library and gimmal free in a child.
     match unsafe { fork() }.unwrap() {
         ForkResult::Parent { child } => child,
         ForkResult::Child => {
@@ -240,8 +240,25 @@ fn a_child_forgets_what_its_parent_had_in_hand() {
     reap(sender);
 }
 
+fn a_child_opens_handles_although_a_thread_of_its_parent_was_opening_one() {
+    let segment = Segment::anonymous().unwrap();
+    let handle = segment.handle();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Relaxed) {
+                handle.open().unwrap();
+            }
+        });
+        // Each fork is somewhere in there.
+        let children: Vec<Pid> = (0..500).map(|_| in_child(|| drop(handle.open().unwrap()))).collect();
+        over.store(true, Relaxed);
+        children.into_iter().for_each(reap);
+    });
+}
+
 fn main() {
-    let tests: [(&str, fn()); 9] = [
+    let tests: [(&str, fn()); 10] = [
         ("a_child_is_a_participant_of_its_own", a_child_is_a_participant_of_its_own),
         ("a_fork_in_the_middle_of_a_change_is_two_changes", a_fork_in_the_middle_of_a_change_is_two_changes),
         (
@@ -263,6 +280,10 @@ fn main() {
         ),
         ("a_child_forgets_what_its_parent_had_in_hand", a_child_forgets_what_its_parent_had_in_hand),
         ("a_child_goes_on_after_the_name_is_removed", a_child_goes_on_after_the_name_is_removed),
+        (
+            "a_child_opens_handles_although_a_thread_of_its_parent_was_opening_one",
+            a_child_opens_handles_although_a_thread_of_its_parent_was_opening_one,
+        ),
     ];
     println!("\nrunning {} tests", tests.len());
     let mut failed = 0;

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::joined;
 use super::membership::{Membership, Side, Token};
 use super::name::{self, Name};
 use super::repair::{self, Recovered};
@@ -145,7 +146,7 @@ impl Attached {
         }
         let (looked, vain, claims) = (AtomicU64::new(0), AtomicU32::new(0), AtomicBool::new(false));
         let attached = Arc::new(Self { view, file, name, membership, watch, looked, vain, claims, mode });
-        crate::handle::remember(&attached);
+        joined::remember(&attached);
         Ok(attached)
     }
 

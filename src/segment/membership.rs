@@ -13,7 +13,7 @@ use std::ptr;
 
 use crossbeam_utils::CachePadded;
 
-use super::sentinel;
+use super::{joined, sentinel};
 use crate::primitive::Ordering;
 use crate::primitive::private::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32};
 use crate::spin::Spin;
@@ -91,7 +91,7 @@ fn all() -> impl Iterator<Item = &'static Membership> {
 impl Membership {
     /// A fresh or reused one, not joined yet.
     pub(crate) fn acquire() -> &'static Self {
-        fork::on_fork(prepare, parent, child);
+        watch_forks();
         let unused = |m: &&Self| m.used.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok();
         if let Some(membership) = all().find(unused) {
             return membership;
@@ -200,7 +200,13 @@ impl Membership {
     }
 }
 
+/// From now on a fork waits for all locks of ours, and leaves them free.
+pub(super) fn watch_forks() {
+    fork::on_fork(prepare, parent, child);
+}
+
 extern "C" fn prepare() {
+    joined::prepare();
     sentinel::prepare();
     GROWING.acquire();
     for membership in all() {
@@ -214,6 +220,7 @@ extern "C" fn parent() {
     }
     GROWING.release();
     sentinel::parent();
+    joined::release();
 }
 
 extern "C" fn child() {
@@ -232,4 +239,5 @@ extern "C" fn child() {
     }
     GROWING.release();
     sentinel::child();
+    joined::release();
 }

@@ -2,6 +2,7 @@
 
 mod attached;
 mod inspect;
+mod joined;
 mod membership;
 mod name;
 mod options;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 pub(crate) use attached::{Attached, Wanted};
 pub use inspect::{Listed, ObjectInfo, ParticipantInfo, Peer, Snapshot};
+pub(crate) use joined::already_open;
 pub(crate) use membership::{Membership, Side, Token};
 pub use options::SegmentOptions;
 pub use repair::Recovered;

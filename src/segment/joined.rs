@@ -1,0 +1,36 @@
+//! The segments that this process has joined, so that a handle of one finds it open.
+
+use std::sync::{Arc, Weak};
+
+use super::attached::Attached;
+use super::membership;
+use crate::spin::Spin;
+use crate::sys::file;
+
+static JOINED: Spin<Vec<Weak<Attached>>> = Spin::new(Vec::new());
+
+/// Called with every segment that this process joins.
+pub(super) fn remember(attached: &Arc<Attached>) {
+    JOINED.with(|joined| {
+        joined.retain(|attached| attached.strong_count() > 0);
+        joined.push(Arc::downgrade(attached));
+    });
+}
+
+/// The segment in this file, if this process has joined it.
+pub(crate) fn already_open(identity: file::Identity) -> Option<Arc<Attached>> {
+    membership::watch_forks();
+    // One of them may be the last of its kind: it leaves its segment when it is dropped, which may take time.
+    let all: Vec<Arc<Attached>> = JOINED.with(|joined| joined.iter().filter_map(Weak::upgrade).collect());
+    all.into_iter().find(|attached| file::status(attached.file()).is_ok_and(|status| status.identity == identity))
+}
+
+/// Before a fork: nobody is changing the list, so that the child finds it whole, and free.
+pub(super) fn prepare() {
+    JOINED.acquire();
+}
+
+/// After a fork, in the parent and in the child.
+pub(super) fn release() {
+    JOINED.release();
+}

@@ -289,7 +289,7 @@ impl<M: Message + ?Sized> Queue<M> {
     /// Whether there is no message at this moment.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.ring.is_empty(self.channel.attached().id())
     }
 
     /// Whether a send would have to wait at this moment. One without a bound gives memory back first, if it is at its limit.
@@ -304,7 +304,7 @@ impl<M: Message + ?Sized> Queue<M> {
         let id = channel.attached().id();
         // Before the look at the ring.
         let over = channel.is_closed() || channel.disconnects() && channel.nobody_left(Side::Sender).is_some();
-        ring.len(id) > 0 || over && !ring.is_unsettled(id, ours)
+        !ring.is_empty(id) || over && !ring.is_unsettled(id, ours)
     }
 
     /// Ends the queue for everybody, for good: sends fail with `Closed`, receives return what is there and then `Closed`.

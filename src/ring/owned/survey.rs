@@ -128,23 +128,33 @@ impl Words {
 
     /// Committed messages that nobody has claimed: a moment's count, by walking from the head hint.
     pub(crate) fn len(&self, asker: u16) -> u64 {
+        self.count(asker, self.capacity())
+    }
+
+    /// Whether there are none of them; looks no further than the first.
+    pub(crate) fn is_empty(&self, asker: u16) -> bool {
+        self.count(asker, 1) == 0
+    }
+
+    /// See [`Owned::len`]; looks no further when it has found `most`.
+    fn count(&self, asker: u16, most: u64) -> u64 {
         if self.may_not_look(asker) {
-            return self.header().tail.load(Ordering::Relaxed).saturating_sub(self.head()).min(self.capacity());
+            return self.header().tail.load(Ordering::Relaxed).saturating_sub(self.head()).min(most);
         }
         let _look = self.look(asker);
         let mut count = 0;
         if self.header().control.repairs.load(Ordering::Acquire) != 0 {
             // ORPHANs may lie behind the hint.
             let orphans = self.indices().filter(|&position| self.load(position).state() == state::ORPHAN);
-            count += orphans.count() as u64;
+            count += orphans.take(most as usize).count() as u64;
         }
         self.walk(&self.header().head, |word| {
             let full = word.state() == state::FULL;
             count += u64::from(full);
             // Each of a run is one, unless it is whole.
-            if full && !self.whole { 1 } else { self.span(word) }
+            (count < most).then(|| if full && !self.whole { 1 } else { self.span(word) })
         });
-        count.min(self.capacity())
+        count.min(most)
     }
 
     /// Whether a sender would find no slot now.
@@ -158,7 +168,7 @@ impl Words {
             return Ok(self.header().tail.load(Ordering::Relaxed));
         }
         let _look = self.look(asker);
-        match self.walk(&self.header().tail, |word| self.span(word)) {
+        match self.walk(&self.header().tail, |word| Some(self.span(word))) {
             (position, Some(Relation::Same)) => Ok(position),
             (position, _) => Err(position),
         }
@@ -170,8 +180,8 @@ impl Words {
     }
 
     /// Walks over the claimed slots from `hint` on, by as many at a time as `visit` says; where it ends and how: at an unclaimed slot
-    /// that is free, or at one still in use.
-    fn walk(&self, hint: &AtomicU64, mut visit: impl FnMut(SlotWord) -> u64) -> (u64, Option<Relation>) {
+    /// that is free, at one still in use, or where `visit` has seen enough.
+    fn walk(&self, hint: &AtomicU64, mut visit: impl FnMut(SlotWord) -> Option<u64>) -> (u64, Option<Relation>) {
         let mut position = hint.load(Ordering::Relaxed);
         for _ in 0..2 * self.capacity() + HINT_PERIOD {
             let word = self.load(position);
@@ -179,7 +189,10 @@ impl Words {
             let distance = match relation {
                 Relation::Same if word.state() == state::FREE => return (position, Some(relation)),
                 Relation::Behind => return (position, Some(relation)),
-                Relation::Same => visit(word),
+                Relation::Same => match visit(word) {
+                    Some(distance) => distance,
+                    None => break,
+                },
                 Relation::Ahead(ahead) => self.skip(position, ahead),
             };
             position = position.wrapping_add(distance);

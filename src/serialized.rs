@@ -298,10 +298,7 @@ impl<T: Serialize + 'static> spsc::Sender<Object<T>> {
     /// # Errors
     /// [`SendObjectError::Encode`], and those of a ring of bytes: nothing was sent.
     pub fn try_send(&mut self, object: &T) -> Result<(), SendObjectError<TrySendError<()>>> {
-        if let Some(mut grant) = self.known_room()
-            && let Ok(len) = encode::<T, ()>(object, &mut grant)
-        {
-            grant.commit(len);
+        if self.has_sent_into_known_room(object) {
             return Ok(());
         }
         let mut grant = self.try_grant(size(object)?)?;
@@ -310,16 +307,21 @@ impl<T: Serialize + 'static> spsc::Sender<Object<T>> {
         Ok(())
     }
 
+    /// Sends an object if it fits into the room that is known of. So most are serialized once, and not twice, the first time for
+    /// nothing but the size.
+    #[inline]
+    fn has_sent_into_known_room(&mut self, object: &T) -> bool {
+        let Some(mut grant) = self.known_room() else { return false };
+        let sent = encode::<T, ()>(object, &mut grant);
+        sent.map(|len| grant.commit(len)).is_ok()
+    }
+
     fn send_object(
         &mut self,
         object: &T,
         deadline: impl FnOnce() -> Option<Deadline>,
     ) -> Result<(), SendObjectError<SendTimeoutError<()>>> {
-        // Into all the room that is known of: most objects are serialized once, and not twice, the first time for nothing but the size.
-        if let Some(mut grant) = self.known_room()
-            && let Ok(len) = encode::<T, ()>(object, &mut grant)
-        {
-            grant.commit(len);
+        if self.has_sent_into_known_room(object) {
             return Ok(());
         }
         let len = size(object)?;

@@ -336,14 +336,8 @@ impl<M: Bytes + ?Sized> Queue<M> {
     }
 }
 
-#[inline]
-fn fill(mut grant: Grant<'_>, message: &[u8]) {
-    let ring = grant.held.data.size;
-    copy_bytes(message, &mut grant, ring);
-    grant.commit(message.len());
-}
-
-fn fill_parts(mut grant: Grant<'_>, parts: &[IoSlice<'_>]) {
+/// Sends a message for which there is room.
+fn fill(mut grant: Grant<'_>, parts: &[IoSlice<'_>]) {
     let ring = grant.held.data.size;
     gather(parts, &mut grant, ring);
     let len = grant.len();
@@ -389,7 +383,9 @@ impl Sender<[u8]> {
     pub fn send(&self, message: &[u8]) -> Result<(), SendError<()>> {
         match self.try_put(message) {
             Ok(()) => Ok(()),
-            Err(_) => no_deadline(self.grant_until(message.len(), None)).map(|grant| fill(grant, message)),
+            Err(_) => {
+                no_deadline(self.grant_until(message.len(), None)).map(|grant| fill(grant, &[IoSlice::new(message)]))
+            }
         }
     }
 
@@ -398,7 +394,7 @@ impl Sender<[u8]> {
     /// # Errors
     /// [`SendTimeoutError::Timeout`], and as for `send`: it was not sent.
     pub fn send_timeout(&self, message: &[u8], timeout: Duration) -> Result<(), SendTimeoutError<()>> {
-        self.grant(message.len(), || Deadline::after(timeout)).map(|grant| fill(grant, message))
+        self.grant(message.len(), || Deadline::after(timeout)).map(|grant| fill(grant, &[IoSlice::new(message)]))
     }
 
     /// Sends, waiting for room until `deadline`.
@@ -406,7 +402,7 @@ impl Sender<[u8]> {
     /// # Errors
     /// As for `send_timeout`.
     pub fn send_deadline(&self, message: &[u8], deadline: Instant) -> Result<(), SendTimeoutError<()>> {
-        self.grant(message.len(), || Deadline::at(deadline)).map(|grant| fill(grant, message))
+        self.grant(message.len(), || Deadline::at(deadline)).map(|grant| fill(grant, &[IoSlice::new(message)]))
     }
 
     /// As `try_send`, a message put together from several parts.
@@ -414,7 +410,7 @@ impl Sender<[u8]> {
     /// # Errors
     /// As for `try_send`.
     pub fn try_send_vectored(&self, parts: &[IoSlice<'_>]) -> Result<(), TrySendError<()>> {
-        self.try_grant(total(parts)).map(|grant| fill_parts(grant, parts))
+        self.try_grant(total(parts)).map(|grant| fill(grant, parts))
     }
 
     /// As `send`, one message put together from several parts, such as a header and a body.
@@ -433,7 +429,7 @@ impl Sender<[u8]> {
     /// # Errors
     /// As for `send`.
     pub fn send_vectored(&self, parts: &[IoSlice<'_>]) -> Result<(), SendError<()>> {
-        no_deadline(self.grant(total(parts), || None)).map(|grant| fill_parts(grant, parts))
+        no_deadline(self.grant(total(parts), || None)).map(|grant| fill(grant, parts))
     }
 
     /// Reserves room for a message of up to `len` bytes, if there is some now: see `reserve`.

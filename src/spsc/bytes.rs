@@ -125,6 +125,14 @@ impl<M: Bytes + ?Sized> fmt::Debug for Grant<'_, M> {
     }
 }
 
+/// Sends a message for which there is room.
+fn fill<M: Bytes + ?Sized>(mut grant: Grant<'_, M>, parts: &[IoSlice<'_>]) {
+    let ring = grant.sender.end.capacity() as usize;
+    gather(parts, &mut grant, ring);
+    let len = grant.len();
+    grant.commit(len);
+}
+
 /// What is left of a message that is passed in parts.
 struct Source<'a> {
     left: usize,
@@ -263,11 +271,7 @@ impl<M: Bytes + ?Sized> Sender<M> {
         if self.record(len).is_err() {
             return self.send_in_parts(parts, deadline());
         }
-        let ring = self.end.capacity() as usize;
-        let mut grant = self.grant(len, deadline)?;
-        gather(parts, &mut grant, ring);
-        grant.commit(len);
-        Ok(())
+        self.grant(len, deadline).map(|grant| fill(grant, parts))
     }
 
     /// Passes a message that is longer than the ring through it; see [`Transfer`].
@@ -399,12 +403,7 @@ impl Sender<[u8]> {
     /// # Errors
     /// As for `try_send`.
     pub fn try_send_vectored(&mut self, parts: &[IoSlice<'_>]) -> Result<(), TrySendError<()>> {
-        let len = total(parts);
-        let ring = self.end.capacity() as usize;
-        let mut grant = self.try_grant(len)?;
-        gather(parts, &mut grant, ring);
-        grant.commit(len);
-        Ok(())
+        self.try_grant(total(parts)).map(|grant| fill(grant, parts))
     }
 
     /// As `send`, one message put together from several parts, such as a header and a body.

@@ -23,8 +23,11 @@ where
     let segment = segment();
     let mpmc = Queue::<[u64; N]>::create(&segment, "mpmc", CAPACITY).expect("a queue");
     let spsc = SpscQueue::<[u64; N]>::create(&segment, "spsc", CAPACITY).expect("a queue");
+    let unbounded = Queue::<[u64; N]>::unbounded(&segment, "unbounded").expect("a queue");
     let (sender, receiver) = (mpmc.sender().expect("an end"), mpmc.receiver().expect("an end"));
     let (mut spsc_sender, mut spsc_receiver) = (spsc.sender().expect("an end"), spsc.receiver().expect("an end"));
+    let (unbounded_sender, unbounded_receiver) =
+        (unbounded.sender().expect("an end"), unbounded.receiver().expect("an end"));
     let message = [7; N];
 
     let mut group = c.benchmark_group("push+pop");
@@ -33,6 +36,12 @@ where
         b.iter(|| {
             sender.try_send(black_box(message)).expect("room");
             black_box(receiver.try_recv().expect("a message"))
+        });
+    });
+    group.bench_function(BenchmarkId::new("unbounded", 8 * N), |b| {
+        b.iter(|| {
+            unbounded_sender.try_send(black_box(message)).expect("room");
+            black_box(unbounded_receiver.try_recv().expect("a message"))
         });
     });
     group.bench_function(BenchmarkId::new("spsc", 8 * N), |b| {

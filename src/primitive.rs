@@ -83,11 +83,15 @@ mod imp {
             Self(UnsafeCell::new(value))
         }
 
+        /// # Safety
+        /// As of the other one.
         pub(crate) unsafe fn write(&self, value: &T) {
             // SAFETY: loom itself checks that nobody else is inside.
             self.0.with_mut(|p| unsafe { p.write(*value) })
         }
 
+        /// # Safety
+        /// As of the other one.
         pub(crate) unsafe fn read(&self) -> T {
             // SAFETY: loom itself checks that nobody else writes.
             self.0.with(|p| unsafe { p.read() })

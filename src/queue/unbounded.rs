@@ -36,7 +36,7 @@ impl<M: Message + ?Sized> Queue<M> {
     /// What is promised of every queue holds of this one: a message is in the segment when its send returns, whatever becomes of
     /// its sender. Memory is taken as messages come, in chunks of about 1 MiB, or of an eight-thousandth of the limit, and given back
     /// as they go, but for the last ones; a process that is stopped in the middle of a call may keep it from being given back. It costs
-    /// time, too: a bounded queue is several times as fast.
+    /// time, too: a send and a receive in a bounded queue take a sixth to an eighth of it (`cargo bench --bench single -- push`).
     ///
     /// ```
     /// use gimmal::{Queue, Segment};

@@ -20,9 +20,14 @@ use crate::segment::Side;
 /// what they have written over before it was copied is [missed](Tap::missed).
 pub struct Tap {
     queue: Queue<[u8]>,
+    place: Place,
+    pace: Pace,
+}
+
+/// Where a tap stands.
+struct Place {
     position: u64,
     missed: u64,
-    pace: Pace,
 }
 
 /// How many messages one call copies at most, of which all but the last turn out to be written over. With less patience it would
@@ -63,15 +68,13 @@ impl Queue<[u8]> {
                 Seen::Nothing | Seen::Message { .. } => break,
             }
         }
-        Tap { queue: self.clone(), position, missed: 0, pace: Pace::default() }
+        Tap { queue: self.clone(), place: Place { position, missed: 0 }, pace: Pace::default() }
     }
 }
 
-impl Tap {
-    /// The next message, if there is one now. Lock-free; writes nothing to shared memory, except that it is looking, if the queue is
-    /// unbounded.
-    pub fn try_next(&mut self) -> Option<Vec<u8>> {
-        let Self { queue: Queue { channel, ring, data, .. }, position, missed, .. } = self;
+impl Place {
+    fn try_next(&mut self, queue: &Queue<[u8]>) -> Option<Vec<u8>> {
+        let (Self { position, missed }, Queue { channel, ring, data, .. }) = (self, queue);
         let data = data.as_ref().expect("messages of bytes have their data");
         // What is looked at keeps its memory.
         let _look = ring.look(channel.attached().id());
@@ -100,6 +103,14 @@ impl Tap {
         }
         None
     }
+}
+
+impl Tap {
+    /// The next message, if there is one now. Lock-free; writes nothing to shared memory, except that it is looking, if the queue is
+    /// unbounded.
+    pub fn try_next(&mut self) -> Option<Vec<u8>> {
+        self.place.try_next(&self.queue)
+    }
 
     /// The next message, waiting for it as long as it takes. It is shown when it is received, or 20 ms after it was sent at the latest;
     /// a tap that waits looks as often.
@@ -123,18 +134,18 @@ impl Tap {
         if let Some(message) = self.try_next() {
             return Ok(message);
         }
-        let (queue, pace) = (self.queue.clone(), core::mem::take(&mut self.pace));
+        let Self { queue, place, pace } = self;
         let channel = &queue.channel;
-        let result = loop {
+        loop {
             let slice = match (Deadline::after(LOOK), deadline) {
                 (Some(look), Some(deadline)) => Some(look.min(deadline)),
                 (look, deadline) => look.or(deadline),
             };
-            let found = channel.wait(&channel.header().not_full, &pace, slice, || {
+            let found = channel.wait(&channel.header().not_full, pace, slice, || {
                 // Before the decisive look.
                 let closed = channel.is_closed();
                 let alone = if channel.disconnects() { channel.nobody_left(Side::Sender) } else { None };
-                match (self.try_next(), alone) {
+                match (place.try_next(queue), alone) {
                     (Some(message), _) => ControlFlow::Break(Ok(message)),
                     (None, _) if closed => ControlFlow::Break(Err(RecvTimeoutError::Closed)),
                     (None, Some(peer)) => ControlFlow::Break(Err(RecvTimeoutError::Disconnected { peer })),
@@ -142,25 +153,23 @@ impl Tap {
                 }
             });
             match found {
-                Some(result) => break result,
-                None if deadline.is_some_and(Deadline::passed) => break Err(RecvTimeoutError::Timeout),
+                Some(result) => return result,
+                None if deadline.is_some_and(Deadline::passed) => return Err(RecvTimeoutError::Timeout),
                 None => {}
             }
-        };
-        self.pace = pace;
-        result
+        }
     }
 
     /// How many messages went by unseen, at most: counted in blocks, of which a message takes one or more.
     #[must_use]
     pub fn missed(&self) -> u64 {
-        self.missed
+        self.place.missed
     }
 }
 
 impl fmt::Debug for Tap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tap").field("queue", &self.queue).field("missed", &self.missed).finish_non_exhaustive()
+        f.debug_struct("Tap").field("queue", &self.queue).field("missed", &self.place.missed).finish_non_exhaustive()
     }
 }
 

@@ -148,7 +148,8 @@ impl<T: Pod> LossyQueue<T> {
     /// [`Error::SeatTaken`] while somebody living holds it.
     pub fn receiver(&self) -> Result<LossyReceiver<T>, Error> {
         let end = Endpoint::seated(&self.queue, Side::Receiver)?;
-        Ok(LossyReceiver { own: self.ring.receiver_position(), lost: 0, ring: self.ring.clone(), end })
+        let place = Place { own: self.ring.receiver_position(), lost: 0, ring: self.ring.clone() };
+        Ok(LossyReceiver { place, end })
     }
 
     /// Messages that fit.
@@ -223,30 +224,25 @@ impl<T: Pod> LossySender<T> {
 
 /// The receiving end of a [`LossyQueue`].
 pub struct LossyReceiver<T: Pod> {
-    own: u64,
-    lost: u64,
-    ring: Lossy,
+    place: Place,
     end: Endpoint<T>,
 }
 
-impl<T: Pod> fmt::Debug for LossyReceiver<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LossyReceiver").field("queue", &self.end.queue).field("lost", &self.lost).finish()
-    }
+/// Where a receiver stands.
+struct Place {
+    own: u64,
+    lost: u64,
+    ring: Lossy,
 }
 
-impl<T: Pod> LossyReceiver<T> {
-    /// Receives the oldest message that is still there. No system call.
-    ///
-    /// # Errors
-    /// [`TryRecvError::Empty`]; the others come after the last message.
-    pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
-        if !self.end.is_ours() {
-            self.end.sit_again().map_err(|_| TryRecvError::Detached)?;
-            self.own = self.ring.receiver_position();
+impl Place {
+    fn try_next<T: Pod>(&mut self, end: &Endpoint<T>) -> Result<T, TryRecvError> {
+        let Self { own, lost, ring } = self;
+        if !end.is_ours() {
+            end.sit_again().map_err(|_| TryRecvError::Detached)?;
+            *own = ring.receiver_position();
         }
         let mut value = T::zeroed();
-        let Self { own, lost, ring, end } = self;
         if ring.receive(own, lost, bytemuck::bytes_of_mut(&mut value)) {
             return Ok(value);
         }
@@ -257,13 +253,26 @@ impl<T: Pod> LossyReceiver<T> {
         };
         if ring.receive(own, lost, bytemuck::bytes_of_mut(&mut value)) { Ok(value) } else { Err(reason) }
     }
+}
+
+impl<T: Pod> fmt::Debug for LossyReceiver<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LossyReceiver").field("queue", &self.end.queue).field("lost", &self.place.lost).finish()
+    }
+}
+
+impl<T: Pod> LossyReceiver<T> {
+    /// Receives the oldest message that is still there. No system call.
+    ///
+    /// # Errors
+    /// [`TryRecvError::Empty`]; the others come after the last message.
+    pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
+        self.place.try_next(&self.end)
+    }
 
     fn recv_until(&mut self, deadline: Option<Deadline>) -> Result<T, RecvTimeoutError> {
-        let channel = self.end.queue.channel.clone();
-        let pace = core::mem::take(&mut self.end.pace);
-        let received = channel.receive_blocking(&pace, deadline, || self.try_recv());
-        self.end.pace = pace;
-        received
+        let Self { place, end } = self;
+        end.queue.channel.receive_blocking(&end.pace, deadline, || place.try_next(end))
     }
 
     /// Receives, waiting for a message as long as it takes: spinning for some microseconds, then asleep.
@@ -295,7 +304,7 @@ impl<T: Pod> LossyReceiver<T> {
 
     /// Whether a message is there, waiting for one for at most `timeout`; it is not taken.
     pub fn poll(&mut self, timeout: Duration) -> bool {
-        let Self { own, ring, end, .. } = self;
+        let Self { place: Place { own, ring, .. }, end } = self;
         let channel = &end.queue.channel;
         let is_there = || match ring.is_ready(*own) || is_over(&end.queue.channel).is_some() {
             true => ControlFlow::Break(()),
@@ -308,7 +317,7 @@ impl<T: Pod> LossyReceiver<T> {
     /// received.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        self.lost
+        self.place.lost
     }
 
     /// Messages until the sender is gone (or has closed) and all are drained; waits for each.

@@ -110,6 +110,8 @@ compile_error!("gimmal needs a 64-bit target");
 mod atomic;
 mod buffers;
 #[cfg(not(loom))]
+mod bytes;
+#[cfg(not(loom))]
 mod capabilities;
 #[cfg(not(loom))]
 mod channel;

@@ -1,6 +1,6 @@
 //! [`Queue`]: any number of senders and receivers in any number of processes, each message to exactly one receiver.
 
-pub(crate) mod bytes;
+mod bytes;
 mod in_place;
 mod receiver;
 mod sender;

@@ -7,6 +7,7 @@ use std::io::IoSlice;
 use std::time::{Duration, Instant};
 
 use super::{Endpoint, Queue, Receiver, Sender};
+use crate::bytes::{copy_out, gather, no_longer_than, total};
 use crate::channel::{Channel, Data, no_deadline, no_deadline_recv};
 use crate::copy::copy_bytes;
 use crate::deadline::Deadline;
@@ -189,20 +190,6 @@ impl fmt::Debug for Frame<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (**self).fmt(f)
     }
-}
-
-/// Copies a message into `room`, which is as long as all of its parts, in a ring of so many bytes.
-pub(crate) fn gather(parts: &[IoSlice<'_>], mut room: &mut [u8], ring: usize) {
-    for part in parts {
-        let (here, behind) = room.split_at_mut(part.len());
-        copy_bytes(part, here, ring);
-        room = behind;
-    }
-}
-
-/// Bytes of all parts together.
-pub(crate) fn total(parts: &[IoSlice<'_>]) -> usize {
-    parts.iter().map(|part| part.len()).sum()
 }
 
 impl<M: Bytes + ?Sized> Endpoint<M> {
@@ -507,31 +494,6 @@ impl<M: Bytes + ?Sized> Receiver<M> {
     }
 }
 
-/// Copies a message into the front of `buffer`, if that is long enough; otherwise the message stays.
-#[inline]
-fn copy_out<E>(frame: Frame<'_>, buffer: &mut [u8]) -> Result<usize, RecvBytesError<E>> {
-    let len = frame.len();
-    match buffer.get_mut(..len) {
-        Some(room) => {
-            room.copy_from_slice(&frame);
-            Ok(len)
-        }
-        None => {
-            frame.give_back();
-            Err(RecvBytesError::TooShort { needed: len })
-        }
-    }
-}
-
-fn no_longer_than<E>(frame: Frame<'_>, max: usize) -> Result<Frame<'_>, RecvBytesError<E>> {
-    let len = frame.len();
-    if len <= max {
-        return Ok(frame);
-    }
-    frame.give_back();
-    Err(RecvBytesError::TooLong { len, max })
-}
-
 /// Messages of bytes.
 impl Receiver<[u8]> {
     /// Receives what is there now, to be read in place. Lock-free, no system call unless a sender sleeps.
@@ -579,7 +541,7 @@ impl Receiver<[u8]> {
     /// # Errors
     /// As for `recv_into` and `try_recv`.
     pub fn try_recv_into(&self, buffer: &mut [u8]) -> Result<usize, RecvBytesError<TryRecvError>> {
-        copy_out(self.try_frame()?, buffer)
+        copy_out(self.try_frame()?, Frame::give_back, buffer)
     }
 
     /// Receives into the front of `buffer`, waiting for a message as long as it takes, and says how many bytes it has. To receive
@@ -589,7 +551,7 @@ impl Receiver<[u8]> {
     /// [`RecvBytesError::TooShort`] with the length of the message, which is kept, and which somebody else may receive
     /// meanwhile; and as for `recv`.
     pub fn recv_into(&self, buffer: &mut [u8]) -> Result<usize, RecvBytesError> {
-        copy_out(self.recv()?, buffer)
+        copy_out(self.recv()?, Frame::give_back, buffer)
     }
 
     /// Receives a copy, waiting for a message as long as it takes.
@@ -617,7 +579,7 @@ impl Receiver<[u8]> {
     /// # Errors
     /// [`RecvBytesError::TooLong`] with the length of the message; and as for `recv`.
     pub fn recv_max(&self, max: usize) -> Result<Frame<'_>, RecvBytesError> {
-        no_longer_than(self.recv()?, max)
+        no_longer_than(self.recv()?, Frame::give_back, max)
     }
 
     /// The length of the message that would be received now; another receiver may be faster. It is claimed and given back for

@@ -123,10 +123,7 @@ pub fn run(as_json: bool) -> Result<ExitCode> {
 
 /// A signal ends a process without a chance to leave its segment, and this one may be the last in it.
 fn remove_when_interrupted(name: String) -> Result<()> {
-    ctrlc::set_handler(move || {
+    crate::signals::at_end(move || {
         let _ = Segment::unlink(&name);
-        // What the shell makes of a program that dies of SIGINT.
-        std::process::exit(130);
-    })?;
-    Ok(())
+    })
 }

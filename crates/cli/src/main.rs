@@ -8,6 +8,8 @@ mod doctor;
 mod quantities;
 mod rows;
 mod segments;
+mod signals;
+mod standard;
 mod stream;
 mod table;
 mod wc;
@@ -133,8 +135,5 @@ fn describe(error: &anyhow::Error) -> String {
 
 /// Prints to stdout; unlike `print!`, an error is an error and no panic.
 fn print(text: impl AsRef<[u8]>) -> anyhow::Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_ref())?;
-    stdout.flush()?;
-    Ok(())
+    Ok(standard::output()?.write_all(text.as_ref())?)
 }

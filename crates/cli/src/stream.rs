@@ -30,6 +30,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::quantities;
+use crate::signals;
 use crate::table::bytes;
 
 /// Where the messages are: `SEGMENT` or `SEGMENT/QUEUE`.
@@ -48,7 +49,7 @@ impl FromStr for Name {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         // Neither name can have a slash in it; what else is no name, the library says.
         let (segment, queue) = text.split_once('/').unwrap_or((text, QUEUE));
-        if queue.contains('/') {
+        if segment.is_empty() || queue.is_empty() || queue.contains('/') {
             return Err("it should be the name of a segment, or of a segment and a queue with a slash in between");
         }
         Ok(Self { segment: segment.to_owned(), queue: queue.to_owned() })
@@ -87,7 +88,8 @@ pub struct Making {
     /// Wait until somebody else has made them. What recv does anyway
     #[arg(long, overrides_with = "create")]
     no_create: bool,
-    /// How much the queue holds if it is made here, 1M unless given; one that is there already must hold as much
+    /// How much the queue holds if it is made here, 1M unless given; one that is there already must hold as much, unless it is
+    /// unbounded
     #[arg(long, value_name = "BYTES", value_parser = quantities::bytes)]
     capacity: Option<usize>,
     /// Make the queue one that takes memory as messages come and gives it back as they go, so that send does not wait for room: up to
@@ -174,8 +176,9 @@ impl Making {
         let create = self.create || create_unless_told && !self.no_create;
         let (segment, queue) = which.wait_for(|| if create { self.find_or_make(&which.name) } else { which.find() })?;
         let (has, asked) = (queue.capacity(), self.capacity.unwrap_or(0));
+        // The limit of an unbounded queue is one of memory, which holds fewer bytes of messages.
         ensure!(
-            has >= asked,
+            queue.is_unbounded() || has >= asked,
             "{} is there already and holds {}, less than {}: leave --capacity out, or use another name",
             which.name,
             bytes(has as u64),
@@ -260,26 +263,22 @@ impl Patience {
 
 /// A signal ends a process without a chance to leave its segment, and it may be the last one in it. To the others it is dead
 /// from `exec` on; what is executed is the next one to look for the segment, and removes it then if nobody else is there.
-fn remove_when_interrupted(segment: &str, before: impl Fn() + Send + 'static) -> Result<()> {
+fn remove_when_interrupted(segment: &str, before: impl FnOnce() + Send + 'static) -> Result<()> {
     let segment = segment.to_owned();
-    ctrlc::set_handler(move || {
+    signals::at_end(move || {
         before();
-        let _ = Command::new("/proc/self/exe").args([LEAVE, &segment]).exec();
-        std::process::exit(INTERRUPTED);
-    })?;
-    Ok(())
+        // The name of a segment may begin with a dash.
+        let _ = Command::new("/proc/self/exe").args([LEAVE, "--", &segment]).exec();
+    })
 }
 
 /// The command that is executed.
 pub const LEAVE: &str = "leave";
 
-/// What the shell makes of a program that dies of SIGINT.
-const INTERRUPTED: i32 = 130;
-
 /// Removes a segment if nobody living is attached to it: opening one does.
 pub fn leave(segment: &str) -> Result<ExitCode> {
     drop(Segment::open(segment));
-    Ok(ExitCode::from(INTERRUPTED as u8))
+    Ok(ExitCode::from(signals::INTERRUPTED))
 }
 
 /// What has gone through.
@@ -305,6 +304,11 @@ fn note(command: &str, text: &str) {
     let _ = writeln!(io::stderr(), "gimmal {command}: {text}");
 }
 
+/// Tells a program something that is no error: standard output has the messages.
+fn note_json(value: &Value) {
+    let _ = writeln!(io::stderr(), "{value}");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -315,7 +319,9 @@ mod tests {
         let name = |segment: &str, queue: &str| Name { segment: segment.to_owned(), queue: queue.to_owned() };
         assert_eq!(parsed("jobs"), name("jobs", "queue"));
         assert_eq!(parsed("jobs/done"), name("jobs", "done"));
-        assert!("jobs/a/b".parse::<Name>().is_err());
+        for wrong in ["", "/", "jobs/", "/queue", "jobs/a/b"] {
+            assert!(wrong.parse::<Name>().is_err(), "{wrong}");
+        }
         assert_eq!(
             ["jobs", "jobs/queue", "jobs/done"].map(|text| parsed(text).to_string()),
             ["jobs", "jobs", "jobs/done"]

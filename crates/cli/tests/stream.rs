@@ -46,7 +46,7 @@ impl Directory {
 
     /// What `gimmal stat` tells of a segment, if that is there.
     fn stat(&self, segment: &str) -> Option<Value> {
-        let stat = self.command(&format!("stat {segment} --json")).output().unwrap();
+        let stat = self.command(&format!("stat --json {segment}")).output().unwrap();
         stat.status.success().then(|| serde_json::from_slice(&stat.stdout).unwrap())
     }
 
@@ -483,7 +483,7 @@ fn a_tap_shows_what_others_receive() {
     well(dir.run("send --persist q", b"a\nb\nc\n"));
     let output = dir.run("tap q --count 2 --len-prefixed --json", b"");
     assert_eq!((code(&output), &*output.stdout), (0, &b"\x01\0\0\0a\x01\0\0\0b"[..]));
-    assert_eq!(complaint(&output), "gimmal tap: {\"messages\":2,\"missed_at_most\":0}\n");
+    assert_eq!(complaint(&output), "{\"messages\":2,\"missed_at_most\":0}\n");
     assert_eq!(well(dir.run("recv q", b"")), b"a\nb\nc\n");
     assert_eq!(code(&dir.run("tap r --timeout 1ms", b"")), 124);
     let output = dir.run("tap q", b"");
@@ -517,7 +517,9 @@ fn what_does_not_fit_together_is_refused() {
     refused("send s/more --capacity 16M", "the segment has");
     refused("send bad^name", "bad name");
     refused("recv s/bad^name", "bad name");
-    for wrong in ["send", "send a/b/c", "send s --capacity some", "recv s --raw --len-prefixed", "send s --chunk 5"] {
+    for wrong in
+        ["send", "send a/b/c", "recv a/", "send s --capacity some", "recv s --raw --len-prefixed", "send s --chunk 5"]
+    {
         assert_eq!(code(&dir.run(wrong, b"")), 2, "{wrong}");
     }
 }
@@ -531,8 +533,67 @@ fn json_tells_how_much_went_through() {
     assert_eq!(serde_json::from_slice::<Value>(&sent).unwrap(), totals);
     let output = receiver.end();
     assert_eq!(output.stdout, b"a\nbc\n");
-    let told = complaint(&output);
-    assert_eq!(serde_json::from_str::<Value>(told.trim_start_matches("gimmal recv: ")).unwrap(), totals);
+    // Standard output has the messages.
+    assert_eq!(serde_json::from_slice::<Value>(&output.stderr).unwrap(), totals);
+}
+
+#[test]
+fn signals_that_it_was_started_to_ignore_are_ignored() {
+    let dir = Directory::new("ignored");
+    for signal in ["HUP", "INT", "TERM"] {
+        let mut command = Command::new("sh");
+        let program = env!("CARGO_BIN_EXE_gimmal");
+        command.args(["-c", &format!("trap '' {signal}; exec {program} recv q --create --follow --count 1")]);
+        let mut receiver = Running(Some(command.env("GIMMAL_DIR", &dir.0).stdout(Stdio::piped()).spawn().unwrap()));
+        dir.until_attached("q", 1);
+        receiver.signal(format!("SIG{signal}").parse().unwrap());
+        well(dir.run("send q", b"it goes on\n"));
+        assert_eq!(well(receiver.end()), b"it goes on\n", "{signal}");
+    }
+    dir.assert_empty();
+}
+
+#[test]
+fn an_interrupted_user_of_a_segment_whose_name_begins_with_a_dash_removes_it() {
+    let dir = Directory::new("dash");
+    let mut receiver = dir.start("recv --create --follow -- -x");
+    eventually("it is there", || (fs::read_dir(&dir.0).unwrap().count() == 1).then_some(()));
+    dir.until_attached("-- -x", 1);
+    receiver.interrupt(Signal::SIGINT);
+    dir.assert_empty();
+}
+
+#[test]
+fn a_standard_stream_that_is_closed_is_an_error_and_takes_no_message() {
+    let dir = Directory::new("closed");
+    let closed = |args: &str, stream: &str| {
+        let mut command = Command::new("sh");
+        let program = env!("CARGO_BIN_EXE_gimmal");
+        command.args(["-c", &format!("exec {program} {args} {stream}")]).env("GIMMAL_DIR", &dir.0);
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        assert_eq!(code(&output), 1, "{args}: {output:?}");
+        complaint(&output)
+    };
+    well(dir.run("send --persist q", b"precious\n"));
+    assert_eq!(closed("recv q", ">&-"), "gimmal recv: standard output is closed\n");
+    assert_eq!(closed("tap q", ">&-"), "gimmal tap: standard output is closed\n");
+    assert_eq!(closed("ls", ">&-"), "gimmal ls: standard output is closed\n");
+    assert_eq!(closed("send q", "<&-"), "gimmal send: standard input is closed\n");
+    assert_eq!(code(&dir.command("tap q --count 1").stdout(Stdio::null()).output().unwrap()), 0);
+    assert_eq!(well(dir.run("recv q", b"")), b"precious\n");
+    well(dir.run("rm q", b"")).clear();
+    dir.assert_empty();
+}
+
+#[test]
+fn an_unbounded_queue_may_have_any_capacity() {
+    let dir = Directory::new("unbounded-capacity");
+    for capacity in ["1M", "5M", "100M"] {
+        let receiver = dir.start("recv q");
+        well(dir.run(&format!("send --unbounded --capacity {capacity} q"), b"a\n"));
+        assert_eq!(well(receiver.end()), b"a\n");
+        dir.assert_empty();
+    }
 }
 
 #[test]

@@ -2,13 +2,12 @@
 
 use anyhow::{Result, bail};
 use gimmal::{Departure, Frame, RecvTimeoutError};
-use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::{Framing, Making, Patience, Totals, Which, note};
+use super::{Framing, Making, Patience, Totals, Which, note_json};
+use crate::standard;
 
 /// What `gimmal recv` is asked to do.
 #[derive(clap::Args)]
@@ -37,8 +36,7 @@ pub fn run(options: Options, as_json: bool) -> Result<ExitCode> {
     let Options { which, making, framing, follow } = options;
     let (_segment, queue) = making.open(&which, false)?;
     let receiver = queue.receiver()?;
-    let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    let mut output = Output::new(stdout, framing);
+    let mut output = Output::new(standard::output()?, framing);
     // Whether there was something to wait for since we came.
     let mut was_alive = false;
     let mut patience = Patience::new(which.timeout);
@@ -80,7 +78,7 @@ pub fn run(options: Options, as_json: bool) -> Result<ExitCode> {
         patience = Patience::new(which.timeout);
     };
     if as_json {
-        note("recv", &output.totals.to_json().to_string());
+        note_json(&output.totals.to_json());
     }
     if let Some(Departure::Died { pid }) = left {
         bail!(

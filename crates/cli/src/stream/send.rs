@@ -2,14 +2,13 @@
 
 use anyhow::{Context, Result, ensure};
 use gimmal::{SendTimeoutError, Sender};
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use super::{Framing, Making, TimedOut, Totals, Which, note};
 use crate::quantities;
+use crate::standard;
 
 /// What `gimmal send` is asked to do.
 #[derive(clap::Args)]
@@ -48,8 +47,7 @@ pub fn run(options: Options, as_json: bool) -> Result<ExitCode> {
         chunk.unwrap_or(0),
         which.name
     );
-    let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let mut input = Input::new(stdin, framing, chunk.unwrap_or(CHUNK.min(max)), max);
+    let mut input = Input::new(standard::input()?, framing, chunk.unwrap_or(CHUNK.min(max)), max);
     let mut sent = Totals::default();
     let mut code = ExitCode::SUCCESS;
     if let Err(error) = send_all(&which, &sender, &mut input, &mut sent) {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Framing, Totals, Which, note, remove_when_interrupted};
+use super::{Framing, Totals, Which, note, note_json, remove_when_interrupted};
 
 /// What `gimmal tap` is asked to do.
 #[derive(clap::Args)]
@@ -71,12 +71,9 @@ pub fn run(options: Options, as_json: bool) -> Result<ExitCode> {
 /// Says what was seen and what was not.
 fn tell(as_json: bool) {
     let (seen, missed) = (SEEN.load(Relaxed), MISSED.load(Relaxed));
-    note(
-        "tap",
-        &match missed {
-            _ if as_json => json!({"messages": seen, "missed_at_most": missed}).to_string(),
-            0 => format!("{seen} seen, none missed"),
-            _ => format!("{seen} seen, at most {missed} missed"),
-        },
-    );
+    match missed {
+        _ if as_json => note_json(&json!({"messages": seen, "missed_at_most": missed})),
+        0 => note("tap", &format!("{seen} seen, none missed")),
+        _ => note("tap", &format!("{seen} seen, at most {missed} missed")),
+    }
 }

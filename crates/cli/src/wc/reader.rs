@@ -7,10 +7,11 @@ use nix::errno::Errno;
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read as _, Write};
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::slice;
 use std::time::{Duration, Instant};
+
+use crate::standard;
 
 use super::Block;
 use crate::count::in_word_after;
@@ -33,7 +34,7 @@ impl Input {
         let with_metadata = |name: Option<OsString>| {
             let metadata = match &name {
                 Some(path) if path != "-" => fs::metadata(path),
-                _ => stdin().and_then(|stdin| stdin.metadata()),
+                _ => standard::input().and_then(|input| input.metadata()),
             };
             Self { name, metadata: metadata.ok() }
         };
@@ -44,7 +45,7 @@ impl Input {
         match &self.name {
             Some(name) if name.is_empty() => Err(Trouble::NoName),
             Some(name) if name != "-" => File::open(name).map_err(Trouble::Opening),
-            _ => stdin().map_err(Trouble::Opening),
+            _ => standard::input().map_err(Trouble::Opening),
         }
     }
 
@@ -55,11 +56,6 @@ impl Input {
             None => Some(0),
         }
     }
-}
-
-/// The descriptor itself, without the buffer that the standard library puts before it.
-fn stdin() -> io::Result<File> {
-    Ok(io::stdin().as_fd().try_clone_to_owned()?.into())
 }
 
 /// Why an input could not be read, or not to its end.

@@ -182,7 +182,7 @@ pub use self::{
     message::Message,
     object::Kind,
     pipe::{End, Ends, Pipe, Reader, SharedEnd, SharedEnds, Stream, Writer},
-    queue::{Frame, Grant, IntoIter, Queue, QueueOptions, Receiver, RecvGuard, Reservation, Sender, Tap},
+    queue::{Backlog, Frame, Grant, IntoIter, Queue, QueueOptions, Receiver, RecvGuard, Reservation, Sender, Tap},
     segment::{
         Change, Listed, ObjectInfo, ParticipantInfo, Peer, Recovered, Segment, SegmentOptions, Snapshot, Watcher,
     },

@@ -11,7 +11,7 @@ use core::fmt;
 use core::ptr::NonNull;
 use std::sync::Arc;
 
-pub use self::bytes::{Frame, Grant};
+pub use self::bytes::{Backlog, Frame, Grant};
 pub use self::in_place::{RecvGuard, Reservation};
 pub use self::receiver::{IntoIter, Receiver};
 pub use self::sender::Sender;

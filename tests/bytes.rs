@@ -796,3 +796,49 @@ fn what_is_left_of_two_sends_in_vain_is_no_message() {
         assert_eq!(receiver.try_recv().map(|frame| frame.to_vec()), Ok(b"after".to_vec()));
     }
 }
+
+#[test]
+fn a_backlog_is_what_had_been_sent_and_only_that() {
+    let (sender, receiver) = queue(4096);
+    // In every lap, and with messages of several blocks.
+    for lap in 0..40 {
+        sender.send(&message(1, 700)).unwrap();
+        sender.send(b"second").unwrap();
+        let backlog = sender.queue().backlog();
+        sender.send(b"later").unwrap();
+        let grant = sender.reserve(100).unwrap();
+        assert_eq!(backlog.len(), 2, "lap {lap}");
+        grant.commit(100);
+        assert_eq!(backlog.len(), 2, "lap {lap}");
+
+        receiver.recv().unwrap().give_back();
+        let first = receiver.recv().unwrap();
+        assert_eq!((first.len(), backlog.len()), (700, 2));
+        assert!(!backlog.wait(Duration::ZERO));
+        drop(first);
+        // As many messages are there as before.
+        sender.send(b"more").unwrap();
+        assert_eq!(backlog.len(), 1);
+        assert_eq!(*receiver.recv().unwrap(), *b"second");
+        assert!(backlog.is_empty() && backlog.wait(Duration::ZERO));
+        assert!(!sender.queue().wait_drained(Duration::ZERO));
+        assert_eq!(receiver.try_iter().count(), 3);
+        assert!(sender.queue().wait_drained(Duration::ZERO));
+    }
+}
+
+#[test]
+fn waiting_for_a_backlog_ends_with_its_last_message() {
+    let (sender, receiver) = queue(4096);
+    for number in 0..100 {
+        sender.send(&message(number, 100)).unwrap();
+        let backlog = sender.queue().backlog();
+        sender.send(b"later").unwrap();
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| backlog.wait(LONG));
+            drop(receiver.recv().unwrap());
+            assert!(waiter.join().unwrap());
+        });
+        drop(receiver.recv().unwrap());
+    }
+}

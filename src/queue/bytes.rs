@@ -295,31 +295,73 @@ impl<M: Bytes + ?Sized> Sender<M> {
 }
 
 impl<M: Bytes + ?Sized> Queue<M> {
-    /// Waits, for at most `timeout`, until all that was sent has been received: until no message is there, none is being sent, and none
-    /// is in the hands of a receiver, who may still give it back; `true` if there was such a moment.
-    ///
-    /// ```
-    /// use gimmal::{Queue, Segment};
-    /// use std::time::Duration;
-    ///
-    /// let segment = Segment::anonymous()?;
-    /// let queue = Queue::<[u8]>::create(&segment, "lines", 4096)?;
-    /// let receiver = queue.receiver()?;
-    /// queue.sender()?.send(b"hello")?;
-    /// let frame = receiver.recv()?;
-    /// assert!(!queue.wait_drained(Duration::ZERO)); // it is in our hands
-    /// drop(frame);
-    /// assert!(queue.wait_drained(Duration::ZERO));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// The messages that have been sent by now, to find out whether they have been received.
+    pub fn backlog(&self) -> Backlog<'_, M> {
+        let (Ok(end) | Err(end)) = self.ring.unclaimed(self.channel.attached().id());
+        Backlog { queue: self, end }
+    }
+
+    /// Waits, for at most `timeout`, until all messages that had been sent when it was called have been received;
+    /// `true` if they have. A message in the hands of a receiver, who may still give it back, has not.
+    /// See [`Backlog`].
     pub fn wait_drained(&self, timeout: Duration) -> bool {
-        let Self { channel, ring, .. } = self;
-        let attempt = || match ring.is_unsettled(channel.attached().id(), 0) {
-            true => ControlFlow::Continue(()),
-            false => ControlFlow::Break(()),
-        };
+        self.backlog().wait(timeout)
+    }
+}
+
+/// The messages of a queue of bytes that had been sent at some moment; see [`Queue::backlog`]. Later ones do not count. A send
+/// or a [`Grant`] that was under way at that moment counts from its end on. A message has been received when its receiver has
+/// dropped the frame.
+///
+/// ```
+/// use gimmal::{Queue, Segment};
+/// use std::time::Duration;
+///
+/// let segment = Segment::anonymous()?;
+/// let queue = Queue::<[u8]>::create(&segment, "lines", 4096)?;
+/// let (sender, receiver) = (queue.sender()?, queue.receiver()?);
+/// sender.send(b"hello")?;
+/// let backlog = queue.backlog();
+/// sender.send(b"and later")?;
+/// let frame = receiver.recv()?;
+/// assert!(!backlog.wait(Duration::ZERO)); // the receiver may still give it back
+/// drop(frame);
+/// assert!(backlog.wait(Duration::ZERO));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "it only counts, until it is asked or waited for"]
+pub struct Backlog<'a, M: Bytes + ?Sized = [u8]> {
+    queue: &'a Queue<M>,
+    /// The first slot that nobody had claimed.
+    end: u64,
+}
+
+impl<M: Bytes + ?Sized> Backlog<'_, M> {
+    /// How many of the messages have not been received. Looks at each slot of the queue.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        let Queue { channel, ring, .. } = self.queue;
+        ring.backlog(channel.attached().id(), self.end) as usize
+    }
+
+    /// Whether all of them have been received.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Waits, for at most `timeout`, until all of them have been received; `true` if they have. Blocks; sleeps meanwhile.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        let channel = &self.queue.channel;
+        let attempt = || if self.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         // Every release in a queue of bytes wakes all who sleep here, so that none is kept from a sender.
         channel.wait(&channel.header().not_full, &Pace::default(), Deadline::after(timeout), attempt).is_some()
+    }
+}
+
+impl<M: Bytes + ?Sized> fmt::Debug for Backlog<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backlog").field("len", &self.len()).finish_non_exhaustive()
     }
 }
 

@@ -109,8 +109,14 @@ impl Running {
 
     fn stop(&mut self) {
         self.signal(Signal::SIGSTOP);
+        self.until_in_state('T');
+    }
+
+    /// Waits until its main thread is in a state of proc(5): `S` asleep, `T` stopped.
+    fn until_in_state(&mut self, state: char) {
         let stat = format!("/proc/{}/stat", self.child().id());
-        eventually("it is stopped", || fs::read_to_string(&stat).unwrap().contains(") T ").then_some(()));
+        let state = format!(") {state} ");
+        eventually("its state", || fs::read_to_string(&stat).unwrap().contains(&state).then_some(()));
     }
 
     /// Its output, read from now on.
@@ -254,6 +260,26 @@ fn raw_bytes_arrive_as_they_are() {
     let receiver = dir.start("recv --len-prefixed q");
     well(dir.run("send --raw --chunk 3 q", b"abcdefg"));
     assert_eq!(well(receiver.end()), b"\x03\0\0\0abc\x03\0\0\0def\x01\0\0\0g");
+    dir.assert_empty();
+}
+
+#[test]
+fn a_sender_does_not_wait_for_what_others_send_after_it() {
+    let dir = Directory::new("backlog");
+    let mut other = dir.start("send q");
+    other.stdin().write_all(b"before\n").unwrap();
+    dir.until_depth("q", 1);
+    let mut sender = dir.start("send q");
+    sender.feed(b"its own\n");
+    dir.until_depth("q", 2);
+    // It reads nothing more, so that it sleeps only when it waits for what it has sent.
+    sender.until_in_state('S');
+    other.stdin().write_all(b"after\n").unwrap();
+    dir.until_depth("q", 3);
+    assert_eq!(well(dir.run("recv q --count 2", b"")), b"before\nits own\n");
+    well(sender.end());
+    assert_eq!(well(dir.run("recv q --count 1", b"")), b"after\n");
+    well(other.end());
     dir.assert_empty();
 }
 

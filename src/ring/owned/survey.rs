@@ -2,7 +2,7 @@
 
 use super::{HINT_PERIOD, Relation, Words};
 use crate::ids::Ids;
-use crate::layout::{SlotWord, state};
+use crate::layout::{ROUND_SHIFT, SlotWord, state};
 use crate::primitive::{AtomicU64, Ordering, private};
 use crate::ring::pages::{Batch, Chunk, InVain};
 
@@ -124,6 +124,23 @@ impl Words {
                 _ => false,
             }
         })
+    }
+
+    /// How many messages that were sent before the slot at `end` was claimed have not been received: they are there, or somebody
+    /// reads them, who may die or give them back. A message stays in its slot, so one look at each decides. In a ring of
+    /// whole runs each message counts once.
+    pub(crate) fn backlog(&self, asker: u16, end: u64) -> u64 {
+        if self.may_not_look(asker) {
+            return 1;
+        }
+        let _look = self.look(asker);
+        let is_due = |position: &u64| {
+            let word = self.load(*position);
+            let is_there = matches!(word.state(), state::FULL | state::READING | state::ORPHAN);
+            let from_end = self.position(word, *position & self.mask).wrapping_sub(end);
+            is_there && ((from_end << ROUND_SHIFT) as i64) < 0
+        };
+        self.indices().filter(is_due).count() as u64
     }
 
     /// Committed messages that nobody has claimed: a moment's count, by walking from the head hint.

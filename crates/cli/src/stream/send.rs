@@ -85,23 +85,25 @@ fn send_all(which: &Which, sender: &Sender<[u8]>, input: &mut Input<impl Read>, 
     Ok(())
 }
 
-/// Waits until everything was taken, and written. With a time limit, as long as something goes on.
+/// Waits until everything that was sent by now was taken, and written. With a time limit, as long as something goes on.
 fn until_taken(which: &Which, sender: &Sender<[u8]>) -> Result<()> {
+    let queue = sender.queue();
+    let backlog = queue.backlog();
     loop {
-        let left = sender.queue().len();
-        match sender.queue().wait_drained(which.timeout.unwrap_or(Duration::MAX)) {
-            // What is in a queue that somebody has closed can still be received, by those who are there.
-            _ if sender.queue().is_closed() => return Ok(()),
-            true => return Ok(()),
-            false if sender.queue().len() != left => {}
-            false => {
-                let text = match left {
-                    0 => "not all was written by those who took it".to_owned(),
-                    1 => "1 message was not taken".to_owned(),
-                    _ => format!("{left} messages were not taken"),
-                };
-                return Err(which.timed_out(&text).into());
-            }
+        let before = backlog.len();
+        let all_taken = backlog.wait(which.timeout.unwrap_or(Duration::MAX));
+        // What is in a queue that somebody has closed can still be received, by those who are there.
+        if all_taken || queue.is_closed() {
+            return Ok(());
+        }
+        let left = backlog.len();
+        if left == before {
+            let text = match left {
+                _ if queue.is_empty() => "not all was written by those who took it".to_owned(),
+                1 => "1 message was not taken".to_owned(),
+                _ => format!("{left} messages were not taken"),
+            };
+            return Err(which.timed_out(&text).into());
         }
     }
 }

@@ -25,7 +25,7 @@ fn main() -> Outcome {
 
     let segment = Segment::anonymous()?;
     // Should this process die, the workers will learn it from their sends and not wait for ever.
-    let options = Queue::<[u64; 2]>::options().capacity(1024).disconnect(true);
+    let options = Queue::<[u64; 2]>::options().capacity(1024);
     let queue = options.create::<[u64; 2]>(&segment, "items")?;
     let items = queue.receiver()?;
     // And this keeps the queue from being over when the first worker is done before the last has begun.

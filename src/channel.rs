@@ -18,8 +18,10 @@ use crate::event::{ALL, Event, Surroundings};
 use crate::layout::ENTRY_DISCONNECT;
 use crate::object::{Object, Ring};
 use crate::pace::Pace;
-use crate::primitive::FenceMode;
+use crate::primitive::private::AtomicU64;
+use crate::primitive::{FenceMode, Ordering};
 use crate::ring::Header;
+use crate::seat::Seat;
 use crate::segment::{Attached, Membership, Side, Token, repair};
 use crate::sys::Errno;
 use crate::sys::map::Doubled;
@@ -40,6 +42,18 @@ unsafe impl Send for Data {}
 // SAFETY: as above.
 unsafe impl Sync for Data {}
 
+/// What an end has last seen of a count of [news](crate::ring::Control::news), and found to be nothing that concerns it.
+struct Seen(AtomicU64);
+
+/// Not 32 bits.
+const NO_COUNT: u64 = u64::MAX;
+
+impl Clone for Seen {
+    fn clone(&self) -> Self {
+        Self(AtomicU64::new(self.0.load(Ordering::Relaxed)))
+    }
+}
+
 /// A ring in a segment, seen from one process.
 #[derive(Clone)]
 pub(crate) struct Channel {
@@ -50,8 +64,12 @@ pub(crate) struct Channel {
     offset: usize,
     mode: FenceMode,
     disconnect: bool,
-    /// Neither full fences nor `disconnect`, and a bound: what most rings are, asked in one.
+    /// No full fences, and a bound: what most rings are, asked in one.
     plain: bool,
+    /// MPMC: of senders and of receivers.
+    seen: [Seen; 2],
+    /// MPMC, for sends: of receivers, if the ring is plain, and no count otherwise. Three questions in one.
+    seen_by_sends: Seen,
 }
 
 // SAFETY: the header is shared memory reached through atomics; `attached` keeps it mapped.
@@ -64,12 +82,15 @@ impl Channel {
     pub(crate) fn new(attached: &Arc<Attached>, object: &Object, ring: &Ring) -> Self {
         let offset = ring.offset;
         let (mode, disconnect) = (attached.fence_mode(), object.shape.flags & ENTRY_DISCONNECT != 0);
+        let plain = mode == FenceMode::Asymmetric && ring.unbounded.is_none();
         Self {
             header: attached.view().at(offset).cast(),
             offset,
             mode,
             disconnect,
-            plain: mode == FenceMode::Asymmetric && !disconnect && ring.unbounded.is_none(),
+            plain,
+            seen: [Seen(AtomicU64::new(0)), Seen(AtomicU64::new(0))],
+            seen_by_sends: Seen(AtomicU64::new(if plain { 0 } else { NO_COUNT })),
             membership: attached.membership(),
             attached: Arc::clone(attached),
         }
@@ -134,11 +155,6 @@ impl Channel {
         self.mode
     }
 
-    /// Whether ends report that nobody is left on the other side.
-    pub(crate) fn disconnects(&self) -> bool {
-        self.disconnect
-    }
-
     #[inline(always)]
     pub(crate) fn is_closing(&self) -> bool {
         self.header().control.is_closing()
@@ -149,7 +165,10 @@ impl Channel {
     }
 
     pub(crate) fn close(&self) {
-        self.header().control.close(self.mode);
+        let control = &self.header().control;
+        control.close(self.mode);
+        // Killed before this: the repairer does it, and wakes everybody.
+        control.news[Side::Sender as usize].fetch_add(1, Ordering::Release);
         self.wake_everybody();
     }
 
@@ -169,15 +188,15 @@ impl Channel {
     pub(crate) fn released_by_one_of_many(&self, n: usize) {
         self.released(n);
         // Ordered behind the release by the fence in there.
-        if self.is_closing() || self.disconnects() {
+        if self.has_news_of(Side::Sender) {
             self.released_at_the_end();
         }
     }
 
-    /// Out of line, so that the look at the roles stays out of every receive.
+    /// Out of line, so that the looks stay out of every receive.
     #[cold]
     fn released_at_the_end(&self) {
-        if self.is_closing() || self.nobody_left(Side::Sender).is_some() {
+        if self.is_closing() || self.alone(Side::Sender).is_some() {
             self.wake_everybody();
         }
     }
@@ -188,9 +207,47 @@ impl Channel {
         self.header().not_full.notify(clamp(n), self.mode);
     }
 
-    /// How the last one with an end on `side` went, if nobody is left of those who were there; MPMC rings.
-    pub(crate) fn nobody_left(&self, side: Side) -> Option<Departure> {
-        repair::nobody_left(self.header(), side).then(|| repair::departure(self.header(), side))
+    /// What there is to know about `side`, as a count that only grows. Relaxed: who does not see the last news yet is woken after it,
+    /// as all are.
+    #[inline(always)]
+    fn news_of(&self, side: Side, order: Ordering) -> u64 {
+        self.header().control.news[side as usize].load(order).into()
+    }
+
+    /// Whether somebody has gone from `side`, or the ring was closed there, since this end last found that nothing follows from it; if
+    /// not, it is neither alone nor over. MPMC rings.
+    #[inline(always)]
+    pub(crate) fn has_news_of(&self, side: Side) -> bool {
+        self.news_of(side, Ordering::Relaxed) != self.seen[side as usize].0.load(Ordering::Relaxed)
+    }
+
+    /// Whether a send has nothing to look at first: a ring without full fences, with a bound, and no news of receivers.
+    #[inline(always)]
+    pub(crate) fn sends_at_once(&self) -> bool {
+        self.news_of(Side::Receiver, Ordering::Relaxed) == self.seen_by_sends.0.load(Ordering::Relaxed)
+    }
+
+    /// How the last one with an end on `side` went, if nobody is left of those who were there, and that is a reason to end; MPMC rings.
+    #[cold]
+    pub(crate) fn alone(&self, side: Side) -> Option<Departure> {
+        // Acquire, before the looks: whoever goes, or closes it, while we look is counted after this.
+        let news = self.news_of(side, Ordering::Acquire);
+        if self.disconnect && repair::nobody_left(self.header(), side) {
+            return Some(repair::departure(self.header(), side));
+        }
+        if !self.is_closing() {
+            self.seen[side as usize].0.store(news, Ordering::Relaxed);
+            if side == Side::Receiver && self.plain {
+                self.seen_by_sends.0.store(news, Ordering::Relaxed);
+            }
+        }
+        None
+    }
+
+    /// How the one with this seat went, if nobody is waited for after it; SPSC rings.
+    #[cold]
+    pub(crate) fn departure(&self, seat: &Seat<'_>) -> Option<Departure> {
+        if self.disconnect { seat.departure() } else { None }
     }
 
     /// Repeats `attempt` on behalf of a sender until it is something else than Full.

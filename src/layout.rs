@@ -16,7 +16,7 @@ use crate::primitive::{AtomicU32, AtomicU64, FutexWord};
 /// First bytes of every segment.
 pub(crate) const MAGIC: [u8; 8] = *b"gimmal\x1a\n";
 /// Layout version; a process refuses any other.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 /// What a peer must share to read our integers: pointer width, byte order, spacing of contended lines.
 pub(crate) const TARGET: u32 =
     (usize::BITS) | if cfg!(target_endian = "big") { 0x100 } else { 0x200 } | (LINE as u32) << 16;
@@ -34,7 +34,7 @@ pub(crate) const FLAG_PERSIST: u32 = 1;
 /// The segment is a memfd.
 pub(crate) const FLAG_ANONYMOUS: u32 = 2;
 
-/// Ends report `Disconnected` when nobody is left on the other side.
+/// Ends report `Disconnected` when nobody is left on the other side: all but those of queues that keep waiting.
 pub(crate) const ENTRY_DISCONNECT: u32 = 1;
 /// A pipe with one direction only.
 pub(crate) const ENTRY_SIMPLEX: u32 = 2;

@@ -49,17 +49,17 @@ use crate::spsc::{Receiver, Sender, SpscQueue};
 pub enum Pipe {}
 
 fn shape<A: Message + ?Sized, B: Message + ?Sized>(capacity: usize) -> Result<Shape, Error> {
-    let options = QueueOptions::new().capacity(capacity).disconnect(true);
+    let options = QueueOptions::new().capacity(capacity);
     options.shape(Kind::Pipe, spsc_element::<A>(), Some(spsc_element::<B>()))
 }
 
 fn shared_shape<A: Message + ?Sized, B: Message + ?Sized>(capacity: usize) -> Result<Shape, Error> {
-    let options = QueueOptions::new().capacity(capacity).disconnect(true);
+    let options = QueueOptions::new().capacity(capacity);
     options.shape(Kind::SharedPipe, mpmc_element::<A>(), Some(mpmc_element::<B>()))
 }
 
 fn simplex_shape<T: Message + ?Sized>(capacity: usize) -> Result<Shape, Error> {
-    let options = QueueOptions::new().capacity(capacity).disconnect(true);
+    let options = QueueOptions::new().capacity(capacity);
     let mut shape = options.shape(Kind::Pipe, spsc_element::<T>(), None)?;
     shape.flags |= ENTRY_SIMPLEX;
     Ok(shape)

@@ -78,7 +78,7 @@ pub struct Queue<M: Message + ?Sized> {
 /// use gimmal::{Departure, QueueOptions, RecvError, Segment};
 ///
 /// let segment = Segment::anonymous()?;
-/// let queue = QueueOptions::new().capacity(8).disconnect(true).create::<u8>(&segment, "q")?;
+/// let queue = QueueOptions::new().capacity(8).create::<u8>(&segment, "q")?;
 /// let (sender, receiver) = (queue.sender()?, queue.receiver()?);
 /// sender.send(1)?;
 /// drop(sender); // the last one
@@ -91,7 +91,7 @@ pub struct Queue<M: Message + ?Sized> {
 pub struct QueueOptions {
     capacity: Option<usize>,
     block: Option<usize>,
-    disconnect: bool,
+    keep_waiting: bool,
     /// Bytes of memory that a queue without a bound may take.
     limit: Option<usize>,
 }
@@ -127,11 +127,29 @@ impl QueueOptions {
         self
     }
 
-    /// End receives with `Disconnected` once there were senders and none is left (after the drain), and sends once there
-    /// were receivers and none is left. Off by default: who comes later may go on where the last one stopped. If the first
-    /// of several senders may be done before the last has begun, hold one more sender until all have.
-    pub fn disconnect(mut self, disconnect: bool) -> Self {
-        self.disconnect = disconnect;
+    /// For a queue that outlives its ends, as that of a service whose clients come and go, or that is restarted: receivers wait for
+    /// the next sender when the last one has gone, in peace or by a `kill -9`, and senders send on without a receiver until the
+    /// queue is full, and wait for the next one then. Nobody learns of a death there: use time-outs, or
+    /// [`Segment::watch`]. [`Queue::close`] ends such a queue, too.
+    ///
+    /// Off by default: then receives end with `Disconnected` once there was a sender, none is left, and all is received, and sends
+    /// once there was a receiver and none is left. The messages stay for those who come later, and with a new sender, or receiver,
+    /// the queue goes on. Before there was one, everybody waits. If the first of several senders may be done
+    /// before the last has begun, hold one more sender until all have.
+    ///
+    /// ```
+    /// use gimmal::{QueueOptions, Segment, TryRecvError};
+    ///
+    /// let segment = Segment::anonymous()?;
+    /// let queue = QueueOptions::new().keep_waiting(true).create::<u8>(&segment, "requests")?;
+    /// let service = queue.receiver()?;
+    /// queue.sender()?.send(1)?; // a client, that is gone again
+    /// assert_eq!(service.recv(), Ok(1));
+    /// assert_eq!(service.try_recv(), Err(TryRecvError::Empty)); // the next client may come
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn keep_waiting(mut self, keep_waiting: bool) -> Self {
+        self.keep_waiting = keep_waiting;
         self
     }
 
@@ -152,7 +170,7 @@ impl QueueOptions {
             element.size = block as u32;
             capacity /= block as u64;
         }
-        let flags = if self.disconnect { ENTRY_DISCONNECT } else { 0 };
+        let flags = if self.keep_waiting { 0 } else { ENTRY_DISCONNECT };
         let shape = Shape { kind, flags, capacity, element, second, unbounded: None };
         match self.limit {
             Some(limit) if kind == Kind::Queue => shape.without_bound(limit),
@@ -192,7 +210,7 @@ impl QueueOptions {
 }
 
 impl<M: Message + ?Sized> Queue<M> {
-    /// Options: capacity and what happens when one side is left alone.
+    /// Options: capacity, and whether ends that are left alone keep waiting.
     pub fn options() -> QueueOptions {
         QueueOptions::new()
     }
@@ -303,7 +321,7 @@ impl<M: Message + ?Sized> Queue<M> {
         let Self { channel, ring, .. } = self;
         let id = channel.attached().id();
         // Before the look at the ring.
-        let over = channel.is_closed() || channel.disconnects() && channel.nobody_left(Side::Sender).is_some();
+        let over = channel.is_closed() || channel.alone(Side::Sender).is_some();
         !ring.is_empty(id) || over && !ring.is_unsettled(id, ours)
     }
 
@@ -388,7 +406,7 @@ impl<M: Message + ?Sized> Clone for Endpoint<M> {
 impl<M: Message + ?Sized> Drop for Endpoint<M> {
     fn drop(&mut self) {
         let channel = &self.queue.channel;
-        if channel.attached().exit(channel.offset(), self.side) && channel.disconnects() {
+        if channel.attached().exit(channel.offset(), self.side) {
             channel.wake_everybody();
         }
     }

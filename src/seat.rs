@@ -89,6 +89,13 @@ impl<'a> Seat<'a> {
         held && self.0.compare_exchange(now, next(now), Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
+    /// Whether the one who sat here may have gone for good; `departure` knows.
+    #[inline(always)]
+    pub(crate) fn is_left(&self) -> bool {
+        // Relaxed: nothing is read on the strength of it. CLOSED and DIED have this bit, and no other state.
+        self.0.load(Ordering::Relaxed) & CLOSED != 0
+    }
+
     /// How the one who sat here went, if it will send or receive no more.
     pub(crate) fn departure(&self) -> Option<Departure> {
         // Acquire: pairs with `leave`; a look at the ring after this finds the last commit.

@@ -19,7 +19,7 @@ pub use self::receiver::Receiver;
 pub use self::sender::Sender;
 
 use crate::channel::{Channel, Data};
-use crate::error::Error;
+use crate::error::{Error, SendError};
 use crate::event::Surroundings;
 use crate::message::{Message, spsc_element};
 use crate::object::{Kind, Object, Ring};
@@ -92,7 +92,7 @@ impl QueueOptions {
 }
 
 impl<M: Message + ?Sized> SpscQueue<M> {
-    /// Options: capacity and what happens when one side is left alone.
+    /// Options: capacity, and whether an end that is left alone keeps waiting.
     pub fn options() -> QueueOptions {
         QueueOptions::new()
     }
@@ -289,6 +289,24 @@ impl<M: Message + ?Sized> Endpoint<M> {
         self.sitter.set(token);
         self.before.set(before);
         Ok(())
+    }
+
+    /// Why nothing can be sent any more.
+    #[inline(always)]
+    fn is_over(&self) -> Option<SendError<()>> {
+        let header = self.queue.channel.header();
+        let may_be = header.control.is_closing() || Seat::of(&header.roles, Side::Receiver).is_left();
+        if may_be { self.why_over() } else { None }
+    }
+
+    #[cold]
+    fn why_over(&self) -> Option<SendError<()>> {
+        let channel = &self.queue.channel;
+        if channel.is_closing() {
+            return Some(SendError::Closed(()));
+        }
+        let peer = channel.departure(&Seat::of(&channel.header().roles, Side::Receiver))?;
+        Some(SendError::Disconnected { message: (), peer })
     }
 
     /// Called when there was no room or no message: now and then looks whether somebody has died.

@@ -241,7 +241,7 @@ fn a_queue_of_bytes_is_opened_as_one() {
 #[test]
 fn closing_and_leaving_are_told_after_the_drain() {
     let segment = Segment::anonymous().unwrap();
-    let queue = QueueOptions::new().disconnect(true).create::<[u8]>(&segment, "queue").unwrap();
+    let queue = QueueOptions::new().create::<[u8]>(&segment, "queue").unwrap();
     let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
     sender.send(b"last").unwrap();
     assert!(receiver.poll(Duration::ZERO));
@@ -265,7 +265,7 @@ fn every_message_of_many_senders_arrives_once_whole_and_in_their_order() {
     const SENDERS: usize = 3;
     const MESSAGES: u64 = 3_000;
     let segment = Segment::anonymous().unwrap();
-    let queue = QueueOptions::new().capacity(8192).disconnect(true).create::<[u8]>(&segment, "queue").unwrap();
+    let queue = QueueOptions::new().capacity(8192).create::<[u8]>(&segment, "queue").unwrap();
     let length = |sender: usize, number: u64| match number % 50 {
         0 => 5000 + sender * 100,
         _ => (number as usize * 37 + sender * 11) % 300,
@@ -539,7 +539,7 @@ fn receive_long(context: &Context) -> Outcome {
 #[test]
 fn what_a_dead_receiver_had_begun_goes_to_its_successor() {
     let segment = Segment::anonymous().unwrap();
-    let queue = SpscQueue::<[u8]>::create(&segment, "queue", 4096).unwrap();
+    let queue = QueueOptions::new().capacity(4096).keep_waiting(true).create_spsc::<[u8]>(&segment, "queue").unwrap();
     let begun = Value::<bool>::create(&segment, "begun", false).unwrap();
     let mut first = start("receive_a_part", &segment, &[]);
     thread::scope(|scope| {
@@ -564,7 +564,7 @@ fn send_parts_forever(context: &Context) -> Outcome {
 #[test]
 fn whenever_senders_are_killed_no_half_message_comes() {
     let segment = Segment::anonymous().unwrap();
-    let queue = SpscQueue::<[u8]>::create(&segment, "queue", 4096).unwrap();
+    let queue = QueueOptions::new().capacity(4096).keep_waiting(true).create_spsc::<[u8]>(&segment, "queue").unwrap();
     let mut receiver = queue.receiver().unwrap();
     for round in 0..10 {
         let mut child = start("send_parts_forever", &segment, &[]);

@@ -268,7 +268,8 @@ fn death_is_seen(case: &str, victim_inside: bool, survivor_inside: bool) {
         });
         values.sort_unstable();
         assert_eq!(values, [1, 2]);
-        assert_eq!(receiver.try_recv().map(|message| message.value()), Err(TryRecvError::Empty));
+        let gone = TryRecvError::Disconnected { peer: Departure::Died { pid } };
+        assert_eq!(receiver.try_recv().map(|message| message.value()), Err(gone));
     });
     reap(survivor);
     reap(victim);

@@ -970,16 +970,21 @@ fn other_capacities_and_options_are_refused_where_one_asks_for_them() {
         Array::<u8>::open_or_create(&segment, "array", 6),
         Error::CapacityMismatch { expected: 6, found: 5, .. }
     );
-    let options = QueueOptions::new().capacity(8).disconnect(true);
-    let words = ["\"queue\"", "disconnect", "use open"];
+    let options = QueueOptions::new().capacity(8).keep_waiting(true);
+    let words = ["\"queue\"", "keep_waiting", "use open"];
     provoke!(
         &home,
         words,
         options.open_or_create::<u64>(&segment, "queue"),
-        Error::OptionMismatch { option: "disconnect", .. }
+        Error::OptionMismatch { option: "keep_waiting", .. }
     );
     SpscQueue::<u64>::create(&segment, "spsc", 8).unwrap();
-    provoke!(&home, ["disconnect"], options.open_or_create_spsc::<u64>(&segment, "spsc"), Error::OptionMismatch { .. });
+    provoke!(
+        &home,
+        ["keep_waiting"],
+        options.open_or_create_spsc::<u64>(&segment, "spsc"),
+        Error::OptionMismatch { .. }
+    );
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use std::os::fd::OwnedFd;
 use std::process::exit;
 
-use gimmal::{Array, Error, Latest, Lock, LockError, Queue, Segment, Share, SpscQueue, TrySendError, Value};
+use gimmal::{
+    Array, Error, Latest, Lock, LockError, Queue, QueueOptions, Segment, Share, SpscQueue, TrySendError, Value,
+};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, pipe, read, write};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -218,7 +220,7 @@ fn a_child_goes_on_after_the_name_is_removed() {
 
 fn a_child_forgets_what_its_parent_had_in_hand() {
     let segment = Segment::anonymous().unwrap();
-    let queue = SpscQueue::<[u8]>::create(&segment, "queue", 4096).unwrap();
+    let queue = QueueOptions::new().capacity(4096).keep_waiting(true).create_spsc::<[u8]>(&segment, "queue").unwrap();
     let bytes: Vec<u8> = (0..100_000_u32).map(|n| (n / 7) as u8).collect();
     let mut receiver = queue.receiver().unwrap();
     let sender = in_child(|| queue.sender().unwrap().send(&bytes).unwrap());

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use gimmal::process::{self, Context, Entry, Outcome};
 use gimmal::{
-    Array, Error, Handle, Latest, Lock, LossyQueue, Object, Pipe, Queue, Receiver, Segment, Sender, Share, SpscQueue,
-    Value, spsc,
+    Array, Error, Handle, Latest, Lock, LossyQueue, Object, Pipe, Queue, QueueOptions, Receiver, Segment, Sender,
+    Share, SpscQueue, Value, spsc,
 };
 use serde::{Deserialize, Serialize};
 use support::{Scratch, die_with_parent, join_well};
@@ -143,13 +143,14 @@ fn serve(context: &Context) -> Outcome {
 fn handles_travel_in_messages() {
     process::init(&ENTRIES);
     let segment = Segment::anonymous().unwrap();
-    let requests = Queue::<Object<Request>>::create(&segment, "requests", 8192).unwrap();
+    let options = QueueOptions::new().capacity(8192).keep_waiting(true);
+    let requests = options.create::<Object<Request>>(&segment, "requests").unwrap();
     // The answers go through segments that the other process knows nothing of.
     let named = Scratch::small("replies");
     let unnamed = Segment::anonymous().unwrap();
     let mut child = support::process("serve").segment(&segment).spawn().unwrap();
     for (number, place) in [(7, &*named), (8, &unnamed)] {
-        let replies = Queue::<Object<String>>::create(place, "replies", 4096).unwrap();
+        let replies = options.create::<Object<String>>(place, "replies").unwrap();
         let served = Value::create(place, "served", 0_u32).unwrap();
         let request = Request { number, reply_to: replies.sender().unwrap().handle(), served: served.handle() };
         for _ in 0..3 {

@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use gimmal::process::{self, Child, Context, Entry, Outcome};
-use gimmal::{Array, Queue, Segment, TryRecvError, TrySendError, Value};
+use gimmal::{Array, Queue, QueueOptions, Segment, TryRecvError, TrySendError, Value};
 use support::fifo::{Op, check};
 use support::{
     Claim, Random, Slots, Watchdog, assert_alone, die_with_parent, join_well, kill_and_reap, pin, stamp, stop, until,
@@ -348,13 +348,14 @@ enum Sort {
 fn run(capacity: usize, (senders, receivers, pinned): Shape, messages: usize, sort: Sort) -> usize {
     let case = format!("capacity {capacity}, {senders} senders, {receivers} receivers, pinned: {pinned}, {sort:?}");
     let scratch = support::Scratch::small("history");
+    let options = QueueOptions::new().capacity(capacity).keep_waiting(true);
     let close: Box<dyn Fn()> = match sort {
         Sort::Bytes => {
-            let queue = Queue::<[u8]>::create(&scratch, "queue", capacity).unwrap();
+            let queue = options.create::<[u8]>(&scratch, "queue").unwrap();
             Box::new(move || queue.close())
         }
         _ => {
-            let queue = Queue::<u64>::create(&scratch, "queue", capacity).unwrap();
+            let queue = options.create::<u64>(&scratch, "queue").unwrap();
             Box::new(move || queue.close())
         }
     };
@@ -476,7 +477,8 @@ fn with_kills(capacity: usize) {
     let case = format!("capacity {capacity}, with kills");
     let mut random = Random::announced(&case);
     let scratch = support::Scratch::small("history-kills");
-    let queue = Queue::<u64>::create(&scratch, "queue", capacity).unwrap();
+    let options = QueueOptions::new().capacity(capacity).keep_waiting(true);
+    let queue = options.create::<u64>(&scratch, "queue").unwrap();
     let slots = Slots::of_queue(&scratch, "queue");
     let watchdog = Watchdog::new(&case, &[&scratch], String::new);
 

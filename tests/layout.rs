@@ -84,6 +84,8 @@ const END: usize = LATEST + 128 + 8 * 128;
 /// In a ring's header, each on a line of its own.
 const CLOSED: usize = 0;
 const ARRIVALS: usize = 4;
+const NEWS_OF_SENDERS: usize = 24;
+const NEWS_OF_RECEIVERS: usize = 28;
 const TAIL: usize = 128;
 const HEAD: usize = 256;
 const SENDERS: usize = 640;
@@ -167,7 +169,7 @@ fn golden(flags: u32, pid: u32) -> Vec<u8> {
 
     // --- header ---
     g.bytes(0, b"gimmal\x1a\n");
-    g.u32(8, 4); // version of the layout
+    g.u32(8, 5); // version of the layout
     g.u32(12, 64 | 0x200 | 128 << 16); // bits of a pointer, little-endian, bytes of a line
     g.u64(16, SIZE as u64);
     g.u32(24, flags); // 1: persistent, 2: unnamed
@@ -185,6 +187,7 @@ fn golden(flags: u32, pid: u32) -> Vec<u8> {
     g.u32(PARTICIPANTS + 24, pid);
 
     // --- directory ---
+    // Flags, 1: ends that are left alone are told; of the queue `jobs`, they keep waiting.
     g.entry(0, "jobs", [1, 0], [JOBS, SAMPLES], 4, "u32", [4, 4, 0, 0]);
     g.entry(1, "samples", [2, 1], [SAMPLES, PIPE], 2, "u16", [2, 2, 0, 0]);
     g.entry(2, "pipe", [3, 1], [PIPE, SHARED], 2, "u8 -> i64", [1, 1, 8, 8]);
@@ -208,6 +211,7 @@ fn golden(flags: u32, pid: u32) -> Vec<u8> {
 
     // --- samples: one sent, then closed; the sender sits, the receiver never did ---
     g.u32(SAMPLES + CLOSED, 2);
+    g.u32(SAMPLES + NEWS_OF_SENDERS, 1);
     g.u64(SAMPLES + TAIL, 1);
     g.u64(SAMPLES + SENDERS, by_us | HELD | 1);
     g.bytes(SAMPLES + SLOTS, &[0x34, 0x12]);
@@ -225,12 +229,14 @@ fn golden(flags: u32, pid: u32) -> Vec<u8> {
 
     // --- shared: one order there; nobody is left at the second end ---
     g.u32(SHARED + ARRIVALS, 2);
+    g.u32(SHARED + NEWS_OF_RECEIVERS, 1);
     g.u64(SHARED + SENDERS, 0b11);
     g.u64(SHARED + RECEIVERS, 0b01);
     g.u64(SHARED + SLOTS, FULL);
     g.bytes(SHARED + SLOTS + 8, &[8, 7, 6, 5, 4, 3, 2, 1, 0, 0, 0xc0, 0x3f, b'k', b'i', b'n', b'd']);
     let back = SHARED + 896;
     g.u32(back + ARRIVALS, 2);
+    g.u32(back + NEWS_OF_SENDERS, 1);
     g.u64(back + SENDERS, 0b01);
     g.u64(back + RECEIVERS, 0b11);
 
@@ -260,13 +266,12 @@ fn golden(flags: u32, pid: u32) -> Vec<u8> {
 
 /// Makes the objects; what it returns keeps them in the state that is written down.
 fn fill(segment: &Segment) -> impl Sized + use<> {
-    let jobs = Queue::<u32>::create(segment, "jobs", 3).unwrap();
+    let jobs = QueueOptions::new().capacity(3).keep_waiting(true).create::<u32>(segment, "jobs").unwrap();
     let (sender, receiver) = (jobs.sender().unwrap(), jobs.receiver().unwrap());
     sender.send_slice(&[11, 12, 13]).unwrap();
     assert_eq!(receiver.recv(), Ok(11));
 
-    let options = QueueOptions::new().capacity(2).disconnect(true);
-    let mut samples = options.create_spsc::<u16>(segment, "samples").unwrap().sender().unwrap();
+    let mut samples = SpscQueue::<u16>::create(segment, "samples", 2).unwrap().sender().unwrap();
     samples.send(0x1234).unwrap();
     samples.close();
 
@@ -495,12 +500,12 @@ fn rings_of_bytes_and_of_other_sorts_have_the_bytes_that_are_written_down() {
     // A header, a hint, 512 counts of lookers on lines of their own, and 4 chunk words.
     let events_end = stream_end + (768 + 128 + 512 * 64 + 4 * 8_usize).next_multiple_of(128);
     let mut g = Golden(vec![0; MEDIUM]);
-    g.entry(0, "lines", [1, 4], [lines, lines_end], 64, "[u8]", [64, 1, 0, 0]);
+    g.entry(0, "lines", [1, 1 | 4], [lines, lines_end], 64, "[u8]", [64, 1, 0, 0]);
     g.entry(1, "stream", [3, 1 | 2 | 4], [lines_end, stream_end], UNIT as u64, "[u8]", [1, 1, 0, 0]);
     // Two chunks of 2^16 slots may have memory, of 4; they lie behind the segment.
-    g.entry(2, "events", [1, 16], [stream_end, events_end], 1 << 18, "u32", [4, 4, 2, 16]);
+    g.entry(2, "events", [1, 1 | 16], [stream_end, events_end], 1 << 18, "u32", [4, 4, 2, 16]);
     g.u64(DIRECTORY + 2 * 192 + 184, MEDIUM as u64);
-    g.entry(3, "samples", [9, 0], [events_end, events_end + 896], 2, "[u8; 5]", [5, 1, 0, 0]);
+    g.entry(3, "samples", [9, 1], [events_end, events_end + 896], 2, "[u8; 5]", [5, 1, 0, 0]);
     assert_at(&file, DIRECTORY, &g.0[DIRECTORY..DIRECTORY + 4 * 192], "the directory");
 
     // The number beside a word: the length, and above bit 41 the lap, counted from 1.

@@ -106,8 +106,8 @@ macro_rules! with_type {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum What {
-    Queue { disconnect: bool },
-    Spsc { disconnect: bool },
+    Queue { keep_waiting: bool },
+    Spsc { keep_waiting: bool },
     Pipe,
     Simplex,
     Shared,
@@ -150,8 +150,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => "[/ ä\u{0}]",
     ];
     let what = prop_oneof![
-        any::<bool>().prop_map(|disconnect| What::Queue { disconnect }),
-        any::<bool>().prop_map(|disconnect| What::Spsc { disconnect }),
+        any::<bool>().prop_map(|keep_waiting| What::Queue { keep_waiting }),
+        any::<bool>().prop_map(|keep_waiting| What::Spsc { keep_waiting }),
         Just(What::Pipe),
         Just(What::Simplex),
         Just(What::Shared),
@@ -182,8 +182,8 @@ impl Op {
     fn run(&self, segment: &Segment, serial: u64) -> Result<(), Error> {
         let name = &self.name;
         match self.what {
-            What::Queue { disconnect } => with_type!(self.element, T => {
-                let options = QueueOptions::new().capacity(self.capacity).disconnect(disconnect);
+            What::Queue { keep_waiting } => with_type!(self.element, T => {
+                let options = QueueOptions::new().capacity(self.capacity).keep_waiting(keep_waiting);
                 let queue = match self.how {
                     How::Create => options.create::<T>(segment, name)?,
                     How::Open => Queue::<T>::open(segment, name)?,
@@ -194,8 +194,8 @@ impl Op {
                     queue.sender()?.try_send(T::of(serial)).unwrap();
                 }
             }),
-            What::Spsc { disconnect } => with_type!(self.element, T => {
-                let options = QueueOptions::new().capacity(self.capacity).disconnect(disconnect);
+            What::Spsc { keep_waiting } => with_type!(self.element, T => {
+                let options = QueueOptions::new().capacity(self.capacity).keep_waiting(keep_waiting);
                 let queue = match self.how {
                     How::Create => options.create_spsc::<T>(segment, name)?,
                     How::Open => SpscQueue::<T>::open(segment, name)?,
@@ -396,10 +396,10 @@ impl Op {
     }
 
     /// Options beside the capacity.
-    fn disconnect(&self) -> bool {
+    fn keep_waiting(&self) -> bool {
         match self.what {
-            What::Queue { disconnect } | What::Spsc { disconnect } => disconnect,
-            _ => true,
+            What::Queue { keep_waiting } | What::Spsc { keep_waiting } => keep_waiting,
+            _ => false,
         }
     }
 
@@ -442,7 +442,7 @@ impl Model {
                     Answer::Type
                 } else if exactly && object.capacity() != op.capacity() {
                     Answer::Capacity { expected: op.capacity(), found: object.capacity() }
-                } else if exactly && object.disconnect() != op.disconnect() {
+                } else if exactly && object.keep_waiting() != op.keep_waiting() {
                     Answer::Option
                 } else {
                     Answer::Ok
@@ -480,7 +480,7 @@ fn assert_answer(result: Result<(), Error>, expected: &Answer, op: &Op, most: us
         (Err(Error::CapacityMismatch { name, expected: wanted, found: has }), Answer::Capacity { expected, found }) => {
             *name == op.name && (wanted, has) == (expected, found)
         }
-        (Err(Error::OptionMismatch { name, option: "disconnect" }), Answer::Option) => *name == op.name,
+        (Err(Error::OptionMismatch { name, option: "keep_waiting" }), Answer::Option) => *name == op.name,
         (Err(Error::NoRoom { needed, available }), Answer::Full { room, .. }) => *room == Some((*needed, *available)),
         (Err(Error::NoObjectSlot { maximum }), Answer::Full { slot, .. }) => *slot && *maximum as usize == most,
         _ => false,

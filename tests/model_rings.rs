@@ -249,9 +249,9 @@ fn receive(receiver: &Receiver<u64>, how: How, model: &mut Model) {
     }
 }
 
-fn run_queue(asked: usize, disconnect: bool, ops: &[Op]) {
+fn run_queue(asked: usize, keep_waiting: bool, ops: &[Op]) {
     let segments = two_participants();
-    let options = QueueOptions::new().capacity(asked).disconnect(disconnect);
+    let options = QueueOptions::new().capacity(asked).keep_waiting(keep_waiting);
     let queues = [0, 1].map(|i| options.open_or_create::<u64>(&segments[i], "queue").unwrap());
     let mut model = Model::new(asked);
     let mut senders: Vec<Sender<u64>> = Vec::new();
@@ -292,8 +292,8 @@ fn run_queue(asked: usize, disconnect: bool, ops: &[Op]) {
         }
         had_sender |= !senders.is_empty();
         had_receiver |= !receivers.is_empty();
-        model.no_sender = disconnect && had_sender && senders.is_empty();
-        model.no_receiver = disconnect && had_receiver && receivers.is_empty();
+        model.no_sender = !keep_waiting && had_sender && senders.is_empty();
+        model.no_receiver = !keep_waiting && had_receiver && receivers.is_empty();
         for queue in &queues {
             assert_eq!(queue.capacity(), model.capacity);
             assert_eq!((queue.len(), queue.is_empty()), (model.messages.len(), model.messages.is_empty()));
@@ -308,8 +308,8 @@ proptest! {
     #![proptest_config(quiet(250))]
 
     #[test]
-    fn queue_agrees_with_a_plain_queue(asked in 1..=16_usize, disconnect in any::<bool>(), ops in queue_ops()) {
-        run_queue(asked, disconnect, &ops);
+    fn queue_agrees_with_a_plain_queue(asked in 1..=16_usize, keep_waiting in any::<bool>(), ops in queue_ops()) {
+        run_queue(asked, keep_waiting, &ops);
     }
 }
 
@@ -457,9 +457,9 @@ enum Seat {
     Left,
 }
 
-fn run_spsc(asked: usize, disconnect: bool, ops: &[SpscOp]) {
+fn run_spsc(asked: usize, keep_waiting: bool, ops: &[SpscOp]) {
     let segments = two_participants();
-    let options = QueueOptions::new().capacity(asked).disconnect(disconnect);
+    let options = QueueOptions::new().capacity(asked).keep_waiting(keep_waiting);
     let queues = [0, 1].map(|i| options.open_or_create_spsc::<u64>(&segments[i], "queue").unwrap());
     let mut model = Model::new(asked);
     let (mut sender, mut receiver) = (None, None);
@@ -529,8 +529,8 @@ fn run_spsc(asked: usize, disconnect: bool, ops: &[SpscOp]) {
                 }
             }
         }
-        model.no_sender = disconnect && sending == Seat::Left;
-        model.no_receiver = disconnect && receiving == Seat::Left;
+        model.no_sender = !keep_waiting && sending == Seat::Left;
+        model.no_receiver = !keep_waiting && receiving == Seat::Left;
         for queue in &queues {
             assert_eq!(queue.capacity(), model.capacity);
             assert_eq!((queue.len(), queue.is_empty()), (model.messages.len(), model.messages.is_empty()));
@@ -543,8 +543,8 @@ proptest! {
     #![proptest_config(quiet(250))]
 
     #[test]
-    fn spsc_queue_agrees_with_a_plain_queue(asked in 1..=16_usize, disconnect in any::<bool>(), ops in spsc_ops()) {
-        run_spsc(asked, disconnect, &ops);
+    fn spsc_queue_agrees_with_a_plain_queue(asked in 1..=16_usize, keep_waiting in any::<bool>(), ops in spsc_ops()) {
+        run_spsc(asked, keep_waiting, &ops);
     }
 }
 

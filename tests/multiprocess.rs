@@ -135,6 +135,8 @@ fn queue_brings_each_message_to_exactly_one_process() {
         const EACH: u64 = 3000;
         let scratch = scratch("each-once");
         let queue = Queue::<u64>::create(&scratch, "queue", 16).unwrap();
+        // The first may have ended before the last begins.
+        let _sender = queue.sender().unwrap();
         let marks = Array::<u8>::create(&scratch, "marks", 3 * EACH as usize).unwrap();
         let mut receivers: Vec<Child> = (0..3).map(|_| start(receive, &scratch, &[])).collect();
         let mut senders: Vec<Child> = (0..3).map(|i| start(send, &scratch, &[i * EACH, (i + 1) * EACH])).collect();
@@ -604,8 +606,8 @@ fn send_until_error(context: &Context) -> Outcome {
 }
 
 /// A queue, and another one through which processes say how their calls ended.
-fn two_queues(scratch: &Scratch, disconnect: bool, capacity: usize) -> (Queue<u64>, gimmal::Receiver<u64>) {
-    let options = Queue::<u64>::options().capacity(capacity).disconnect(disconnect);
+fn two_queues(scratch: &Scratch, capacity: usize) -> (Queue<u64>, gimmal::Receiver<u64>) {
+    let options = Queue::<u64>::options().capacity(capacity);
     let queue = options.create::<u64>(scratch, "queue").unwrap();
     let ended = Queue::<u64>::create(scratch, "ended", 8).unwrap();
     Value::<u64>::create(scratch, "sum", 0).unwrap();
@@ -616,7 +618,7 @@ fn two_queues(scratch: &Scratch, disconnect: bool, capacity: usize) -> (Queue<u6
 #[test]
 fn close_wakes_receivers_that_sleep_in_other_processes() {
     let scratch = scratch("close-receivers");
-    let (queue, ended) = two_queues(&scratch, false, 8);
+    let (queue, ended) = two_queues(&scratch, 8);
     let mut children: Vec<Child> = (0..3).map(|_| start("receive_until_error", &scratch, &[])).collect();
     until_all_asleep(&scratch, &mut children);
     queue.close();
@@ -628,7 +630,7 @@ fn close_wakes_receivers_that_sleep_in_other_processes() {
 #[test]
 fn close_wakes_senders_that_sleep_on_a_full_queue_and_leaves_what_was_sent() {
     let scratch = scratch("close-senders");
-    let (queue, ended) = two_queues(&scratch, false, 4);
+    let (queue, ended) = two_queues(&scratch, 4);
     let mut children: Vec<Child> = (0..3).map(|_| start("send_until_error", &scratch, &[])).collect();
     until_all_asleep(&scratch, &mut children);
     assert!(queue.is_full());
@@ -658,7 +660,7 @@ fn send_on_a_full_queue_sleeps_until_there_is_room() {
 #[test]
 fn receivers_hear_that_the_last_sender_has_ended_after_its_last_message() {
     let scratch = scratch("last-sender-ends");
-    let (queue, ended) = two_queues(&scratch, true, 8);
+    let (queue, ended) = two_queues(&scratch, 8);
     let enough = Value::<bool>::create(&scratch, "enough", false).unwrap();
     let mut receivers: Vec<Child> = (0..2).map(|_| start("receive_until_error", &scratch, &[])).collect();
     // Nobody has left who has yet to come: they sleep.
@@ -678,7 +680,7 @@ fn receivers_hear_that_the_last_sender_has_ended_after_its_last_message() {
 #[test]
 fn receivers_hear_that_the_last_sender_was_killed() {
     let scratch = scratch("last-sender-killed");
-    let (queue, ended) = two_queues(&scratch, true, 8);
+    let (queue, ended) = two_queues(&scratch, 8);
     let mut sender = start("send_until_error", &scratch, &[]);
     until_ready(&scratch, 1);
     until("it has sent", || !queue.is_empty());
@@ -693,7 +695,7 @@ fn receivers_hear_that_the_last_sender_was_killed() {
 #[test]
 fn receivers_that_sleep_hear_that_the_last_sender_was_killed() {
     let scratch = scratch("last-sender-killed-asleep");
-    let (queue, ended) = two_queues(&scratch, true, 4);
+    let (queue, ended) = two_queues(&scratch, 4);
     // It fills the queue and sleeps; what it sent is taken away until the receivers sleep too.
     let mut sender = start("send_until_error", &scratch, &[]);
     until_ready(&scratch, 1);
@@ -712,7 +714,7 @@ fn receivers_that_sleep_hear_that_the_last_sender_was_killed() {
 #[test]
 fn senders_that_sleep_hear_that_the_last_receiver_was_killed() {
     let scratch = scratch("last-receiver-killed");
-    let (queue, ended) = two_queues(&scratch, true, 4);
+    let (queue, ended) = two_queues(&scratch, 4);
     Value::<u64>::create(&scratch, "got", 0).unwrap();
     let mut receiver = start("receive_until_error", &scratch, &[]);
     until_ready(&scratch, 1);
@@ -732,7 +734,7 @@ fn senders_that_sleep_hear_that_the_last_receiver_was_killed() {
 fn process_that_is_killed_in_its_sleep_takes_no_wake_with_it() {
     for round in 0..10 {
         let scratch = scratch("killed-asleep");
-        let queue = Queue::<u64>::create(&scratch, "queue", 8).unwrap();
+        let queue = Queue::<u64>::options().keep_waiting(true).create::<u64>(&scratch, "queue").unwrap();
         let got = Value::<u64>::create(&scratch, "got", 0).unwrap();
         let mut children: Vec<Child> = (0..2).map(|_| start("receive_one", &scratch, &[])).collect();
         until_all_asleep(&scratch, &mut children);

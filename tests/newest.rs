@@ -75,7 +75,7 @@ fn every_message_is_received_or_displaced_once_and_in_order() {
     const SENDERS: usize = 3;
     const MESSAGES: u64 = 30_000;
     let segment = Segment::anonymous().unwrap();
-    let queue = QueueOptions::new().capacity(8).disconnect(true).create::<Sample>(&segment, "queue").unwrap();
+    let queue = QueueOptions::new().capacity(8).create::<Sample>(&segment, "queue").unwrap();
     let senders: Vec<_> = (0..SENDERS).map(|_| queue.sender().unwrap()).collect();
     let receivers: Vec<_> = (0..2).map(|_| queue.receiver().unwrap()).collect();
     let number = |id: usize, n: u64| n * SENDERS as u64 + id as u64;
@@ -137,7 +137,7 @@ fn force_for_ever(context: &Context) -> Outcome {
 #[test]
 fn a_killed_sender_leaves_whole_messages_and_a_whole_queue() {
     let segment = Segment::anonymous().unwrap();
-    let queue = Queue::<Sample>::create(&segment, "queue", 4).unwrap();
+    let queue = QueueOptions::new().capacity(4).keep_waiting(true).create::<Sample>(&segment, "queue").unwrap();
     let receiver = queue.receiver().unwrap();
     for _ in 0..10 {
         let mut child = start("force_for_ever", &segment);
@@ -197,7 +197,7 @@ fn a_lossy_queue_keeps_the_newest_and_counts_the_rest() {
 fn whatever_is_received_is_whole_in_order_and_accounted_for() {
     const MESSAGES: u64 = 200_000;
     let segment = Segment::anonymous().unwrap();
-    let queue = QueueOptions::new().capacity(4).disconnect(true).create_lossy::<Sample>(&segment, "samples").unwrap();
+    let queue = QueueOptions::new().capacity(4).create_lossy::<Sample>(&segment, "samples").unwrap();
     let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
     let done = AtomicBool::new(false);
     thread::scope(|scope| {

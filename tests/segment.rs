@@ -407,7 +407,7 @@ fn a_place_that_is_left_is_given_out_again() {
 #[test]
 fn all_places_that_a_segment_may_have_can_be_taken() {
     let segment = Segment::options().size(64 << 10).max_participants(511).anonymous().unwrap();
-    let queue = QueueOptions::new().capacity(4).disconnect(true).create::<u16>(&segment, "queue").unwrap();
+    let queue = QueueOptions::new().capacity(4).create::<u16>(&segment, "queue").unwrap();
     let receiver = queue.receiver().unwrap();
     let mut others = Vec::new();
     for _ in 1..511 {

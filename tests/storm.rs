@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use gimmal::process::{self, Child, Context, Entry, Outcome, Process};
 use gimmal::{
-    Array, Departure, Lock, LockError, Pipe, Queue, RecvError, RecvTimeoutError, Segment, SendError, SendTimeoutError,
-    SpscQueue, TryRecvError, TrySendError, Value,
+    Array, Departure, Lock, LockError, Pipe, Queue, QueueOptions, RecvError, RecvTimeoutError, Segment, SendError,
+    SendTimeoutError, SpscQueue, TryRecvError, TrySendError, Value,
 };
 use support::{
     Account, Claim, Huge, Ledger, Medium, Message, Random, ReceiverPage, Scratch, SenderPage, Slots, Watchdog,
@@ -386,6 +386,11 @@ fn stop_and_look(
     }
 }
 
+/// For queues whose ends are killed and started again.
+fn outliving(capacity: usize) -> QueueOptions {
+    QueueOptions::new().capacity(capacity).keep_waiting(true)
+}
+
 // --- MPMC: senders and receivers, all ways to send and to receive ---
 
 /// How many senders and receivers each.
@@ -394,7 +399,7 @@ const CROWD: usize = 8;
 fn queue_storm<M: Message>(case: &str, capacity: usize, kills: u64, how: Kills, stops: Option<Stops>) {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let scratch = Scratch::new(case, Segment::options().size((64 << 10) + Queue::<M>::bytes(capacity)));
-    let queue = Queue::<M>::create(&scratch, "queue", capacity).unwrap();
+    let queue = outliving(capacity).create::<M>(&scratch, "queue").unwrap();
     let account = Account::new(Ledger::new(case, CROWD, CROWD).unwrap(), true, |_, _| true);
     let bytes = size_of::<M>().to_string();
     let senders = (0..CROWD).map(|i| Member::new("queue_sender", Some(i), None, &[&bytes]));
@@ -554,7 +559,7 @@ fn queue_of_huge_messages_survives_kills_in_the_middle_of_a_copy() {
     let (case, capacity) = ("storm-huge", 4);
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let scratch = Scratch::new(case, Segment::options().size((64 << 10) + Queue::<Huge>::bytes(capacity)));
-    let queue = Queue::<Huge>::create(&scratch, "queue", capacity).unwrap();
+    let queue = outliving(capacity).create::<Huge>(&scratch, "queue").unwrap();
     let storm = Storm {
         case,
         kills: kills() / 8,
@@ -621,7 +626,7 @@ fn queue_of_one_slot_survives_kills() {
 fn spsc_storm<M: Message>(case: &str, capacity: usize, kills: u64, stops: Option<Stops>) {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let scratch = Scratch::new(case, Segment::options().size((64 << 10) + SpscQueue::<M>::bytes(capacity)));
-    let queue = SpscQueue::<M>::create(&scratch, "queue", capacity).unwrap();
+    let queue = outliving(capacity).create_spsc::<M>(&scratch, "queue").unwrap();
     let account = Account::new(Ledger::new(case, 1, 1).unwrap(), false, |_, _| true);
     let bytes = size_of::<M>().to_string();
     let members = vec![

@@ -133,7 +133,7 @@ fn many_senders_and_receivers_share_it() {
     const SENDERS: u64 = 3;
     const MESSAGES: u64 = 100_000;
     let segment = Segment::anonymous().unwrap();
-    let options = QueueOptions::new().unbounded(4 << 20).disconnect(true);
+    let options = QueueOptions::new().unbounded(4 << 20);
     let queue = options.create::<[u64; 3]>(&segment, "queue").unwrap();
     let senders: Vec<_> = (0..SENDERS).map(|_| queue.sender().unwrap()).collect();
     let receivers: Vec<_> = (0..2).map(|_| queue.receiver().unwrap()).collect();

@@ -16,7 +16,7 @@ use libfuzzer_sys::fuzz_target;
 #[derive(Arbitrary, Debug)]
 struct Case {
     capacity: u8,
-    disconnect: bool,
+    keep_waiting: bool,
     full_fences: bool,
     operations: Vec<Operation>,
 }
@@ -52,7 +52,7 @@ struct Model {
     inside: VecDeque<u32>,
     capacity: usize,
     closed: bool,
-    disconnect: bool,
+    keep_waiting: bool,
     next: u32,
     had_sender: bool,
     had_receiver: bool,
@@ -80,7 +80,7 @@ impl Model {
     fn send_fails(&self, receivers: usize) -> Option<Reason> {
         if self.closed {
             Some(Reason::Closed)
-        } else if self.disconnect && self.had_receiver && receivers == 0 {
+        } else if !self.keep_waiting && self.had_receiver && receivers == 0 {
             Some(Reason::Disconnected)
         } else {
             (self.room() == 0).then_some(Reason::Wait)
@@ -93,7 +93,7 @@ impl Model {
             None
         } else if self.closed {
             Some(Reason::Closed)
-        } else if self.disconnect && self.had_sender && senders == 0 {
+        } else if !self.keep_waiting && self.had_sender && senders == 0 {
             Some(Reason::Disconnected)
         } else {
             Some(Reason::Wait)
@@ -115,7 +115,7 @@ fuzz_target!(|case: Case| {
         .sentinel(false);
     let segment = segment.anonymous().unwrap();
     let other = Segment::options().sentinel(false).from_fd(&segment).unwrap();
-    let options = Queue::<u32>::options().capacity(capacity).disconnect(case.disconnect);
+    let options = Queue::<u32>::options().capacity(capacity).keep_waiting(case.keep_waiting);
     let first = options.create::<u32>(&segment, "queue").unwrap();
     let second = options.open_or_create::<u32>(&other, "queue").unwrap();
     let queue = |is_second| if is_second { &second } else { &first };
@@ -124,7 +124,7 @@ fuzz_target!(|case: Case| {
         inside: VecDeque::new(),
         capacity: capacity.next_power_of_two(),
         closed: false,
-        disconnect: case.disconnect,
+        keep_waiting: case.keep_waiting,
         next: 0,
         had_sender: false,
         had_receiver: false,

@@ -17,7 +17,7 @@ use libfuzzer_sys::fuzz_target;
 #[derive(Arbitrary, Debug)]
 struct Case {
     capacity: u8,
-    disconnect: bool,
+    keep_waiting: bool,
     operations: Vec<Operation>,
 }
 
@@ -61,7 +61,7 @@ struct Model {
     inside: VecDeque<u64>,
     capacity: usize,
     closed: bool,
-    disconnect: bool,
+    keep_waiting: bool,
     next: u64,
     /// Whether the last one who sat there has left for good.
     sender_gone: bool,
@@ -81,7 +81,7 @@ impl Model {
     fn send_fails(&self) -> Option<Reason> {
         if self.closed {
             Some(Reason::Closed)
-        } else if self.disconnect && self.receiver_gone {
+        } else if !self.keep_waiting && self.receiver_gone {
             Some(Reason::Disconnected)
         } else {
             (self.room() == 0).then_some(Reason::Wait)
@@ -93,7 +93,7 @@ impl Model {
             None
         } else if self.closed {
             Some(Reason::Closed)
-        } else if self.disconnect && self.sender_gone {
+        } else if !self.keep_waiting && self.sender_gone {
             Some(Reason::Disconnected)
         } else {
             Some(Reason::Wait)
@@ -106,7 +106,7 @@ fuzz_target!(|case: Case| {
     let segment = Segment::options().size(16 << 10).max_participants(2).max_objects(2);
     let segment = segment.sentinel(false).anonymous().unwrap();
     let other = Segment::options().sentinel(false).from_fd(&segment).unwrap();
-    let options = SpscQueue::<u64>::options().capacity(capacity).disconnect(case.disconnect);
+    let options = SpscQueue::<u64>::options().capacity(capacity).keep_waiting(case.keep_waiting);
     let first = options.create_spsc::<u64>(&segment, "queue").unwrap();
     let second = SpscQueue::<u64>::open(&other, "queue").unwrap();
     let queue = |is_second| if is_second { &second } else { &first };
@@ -114,7 +114,7 @@ fuzz_target!(|case: Case| {
         inside: VecDeque::new(),
         capacity: capacity.next_power_of_two(),
         closed: false,
-        disconnect: case.disconnect,
+        keep_waiting: case.keep_waiting,
         next: 0,
         sender_gone: false,
         receiver_gone: false,

@@ -19,7 +19,7 @@ use crate::pace::Pace;
 use crate::primitive::private::AtomicUsize;
 use crate::primitive::{FenceMode, Ordering};
 use crate::ring::owned::{Owned, Run};
-use crate::segment::Token;
+use crate::segment::{Side, Token};
 
 /// A release may make room for many small messages or for one large one: everybody who waits has to look.
 const EVERYBODY: usize = usize::MAX;
@@ -238,10 +238,10 @@ impl<M: Bytes + ?Sized> Sender<M> {
         let Endpoint { queue: Queue { channel, ring, .. }, cursor, .. } = &self.end;
         match channel.known_id() {
             // The common case: one block.
-            owner @ 1.. if channel.is_plain() && len <= 1 << self.end.data().shift => ring
-                .reserve(cursor, owner, FenceMode::Asymmetric)
-                .map(Run::single)
-                .map_err(|refused| self.refusal(refused)),
+            owner @ 1.. if channel.sends_at_once() && len <= 1 << self.end.data().shift => {
+                let claim = ring.reserve(cursor, owner, FenceMode::Asymmetric).map(Run::single);
+                claim.map_err(|refused| self.refusal(refused))
+            }
             _ => self.try_claim_with_care(len),
         }
     }
@@ -350,12 +350,22 @@ impl<M: Bytes + ?Sized> Backlog<'_, M> {
         self.len() == 0
     }
 
-    /// Waits, for at most `timeout`, until all of them have been received; `true` if they have. Blocks; sleeps meanwhile.
+    /// Waits, for at most `timeout`, until all of them have been received; `true` if they have. `false` as soon as the last
+    /// receiver has gone and left some, unless the queue [keeps waiting](crate::QueueOptions::keep_waiting) for the next one.
+    /// Blocks; sleeps meanwhile.
     pub fn wait(&self, timeout: Duration) -> bool {
         let channel = &self.queue.channel;
-        let attempt = || if self.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+        let attempt = || {
+            // Before the look at the ring: the last receiver may have taken all before it went.
+            let alone = channel.alone(Side::Receiver).is_some();
+            match self.is_empty() {
+                true => ControlFlow::Break(true),
+                false if alone => ControlFlow::Break(false),
+                false => ControlFlow::Continue(()),
+            }
+        };
         // Every release in a queue of bytes wakes all who sleep here, so that none is kept from a sender.
-        channel.wait(&channel.header().not_full, &Pace::default(), Deadline::after(timeout), attempt).is_some()
+        channel.wait(&channel.header().not_full, &Pace::default(), Deadline::after(timeout), attempt).unwrap_or(false)
     }
 }
 

@@ -52,7 +52,7 @@ impl<M: Message + ?Sized> Receiver<M> {
         let Endpoint { queue: Queue { channel, ring, .. }, cursor, .. } = &self.end;
         self.end.queue.tidy(owner, cursor.position());
         let closed = channel.is_closed();
-        let alone = if channel.disconnects() { channel.nobody_left(Side::Sender) } else { None };
+        let alone = channel.alone(Side::Sender);
         let reason = match alone {
             _ if closed => TryRecvError::Closed,
             Some(peer) => TryRecvError::Disconnected { peer },

@@ -47,8 +47,8 @@ impl<M: Message + ?Sized> Sender<M> {
         if owner == 0 {
             return Err(TrySendError::Detached(()));
         }
-        if channel.disconnects()
-            && let Some(peer) = channel.nobody_left(Side::Receiver)
+        if channel.has_news_of(Side::Receiver)
+            && let Some(peer) = channel.alone(Side::Receiver)
         {
             let closed = channel.is_closing();
             return Err(if closed {
@@ -146,14 +146,14 @@ impl<T: Pod> Sender<T> {
     fn claim(&self) -> Result<Claim, TrySendError<()>> {
         let Endpoint { queue: Queue { channel, ring, .. }, cursor, .. } = &self.end;
         match channel.known_id() {
-            owner @ 1.. if channel.is_plain() => {
+            owner @ 1.. if channel.sends_at_once() => {
                 ring.reserve(cursor, owner, FenceMode::Asymmetric).map_err(|refused| self.refusal(refused))
             }
             _ => self.claim_with_care(),
         }
     }
 
-    /// The same for queues with full fences, an end when nobody is left to receive, or no bound, and for fork children.
+    /// The same for queues with full fences or without a bound, for fork children, and if a receiver has gone.
     #[inline(never)]
     fn claim_with_care(&self) -> Result<Claim, TrySendError<()>> {
         let owner = self.owner()?;

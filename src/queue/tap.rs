@@ -144,7 +144,7 @@ impl Tap {
             let found = channel.wait(&channel.header().not_full, pace, slice, || {
                 // Before the decisive look.
                 let closed = channel.is_closed();
-                let alone = if channel.disconnects() { channel.nobody_left(Side::Sender) } else { None };
+                let alone = channel.alone(Side::Sender);
                 match (place.try_next(queue), alone) {
                     (Some(message), _) => ControlFlow::Break(Ok(message)),
                     (None, _) if closed => ControlFlow::Break(Err(RecvTimeoutError::Closed)),

@@ -40,6 +40,10 @@ pub(crate) struct Control {
     pub(crate) repairs: AtomicU64,
     /// MPMC: the process id of the last participant that had senders and went, 0 if it went in peace; the same for receivers.
     pub(crate) departed: [AtomicU32; 2],
+    /// Of senders: bumped after a participant's last sender has gone and its bit is cleared, and after the ring was closed. Of receivers:
+    /// bumped after a participant's last receiver has gone. MPMC ends compare it with copies of their own: if it has not
+    /// changed, there is nothing to look for, neither in the roles nor in `closed`.
+    pub(crate) news: [AtomicU32; 2],
 }
 
 /// Closing. A sender claims, executes the light fence, and looks at `closed`: set, it aborts. A closer stores 1, executes
@@ -108,6 +112,7 @@ impl Header {
                 arrivals: AtomicU32::new(0),
                 repairs: AtomicU64::new(0),
                 departed: [AtomicU32::new(0), AtomicU32::new(0)],
+                news: [AtomicU32::new(0), AtomicU32::new(0)],
             }),
             tail: Line(AtomicU64::new(0)),
             head: Line(AtomicU64::new(0)),

@@ -602,7 +602,7 @@ impl Wanted {
             return Err(Error::CapacityMismatch { name: name(), expected: wanted.capacity, found: has.capacity });
         }
         if !self.any_capacity && wanted.flags != has.flags {
-            return Err(Error::OptionMismatch { name: name(), option: "disconnect" });
+            return Err(Error::OptionMismatch { name: name(), option: "keep_waiting" });
         }
         Ok(())
     }

@@ -158,7 +158,11 @@ pub(crate) fn clear_role(ring: &Header, side: Side, id: u16, pid: u32) -> bool {
         ring.control.departed[side as usize].store(pid, Ordering::Relaxed);
     }
     // Release: whoever sees the bit gone sees the last commit.
-    word.fetch_and(!bit, Ordering::AcqRel) & bit != 0
+    let had = word.fetch_and(!bit, Ordering::AcqRel) & bit != 0;
+    // Also if the bit was gone: its owner may have been killed just before this, or after it had closed the ring. Release: whoever
+    // sees the count finds the bit gone.
+    ring.control.news[side as usize].fetch_add(1, Ordering::Release);
+    had
 }
 
 /// How the last one with an end on `side` went.

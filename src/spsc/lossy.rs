@@ -18,7 +18,6 @@ use crate::message::spsc_element;
 use crate::object::{Kind, Object, Shape};
 use crate::queue::QueueOptions;
 use crate::ring::lossy::Lossy;
-use crate::seat::Seat;
 use crate::segment::{Attached, Segment, Side, Wanted};
 
 /// A bounded queue of `T` with one sending and one receiving end, whose sender never waits: when it is full, the oldest message is
@@ -171,8 +170,7 @@ impl<T: Pod> LossyQueue<T> {
     }
 }
 
-/// The sending end of a [`LossyQueue`]. Dropping it tells the receiver, if the queue was made with
-/// [`QueueOptions::disconnect`].
+/// The sending end of a [`LossyQueue`]. Dropping it tells the receiver.
 pub struct LossySender<T: Pod> {
     own: u64,
     ring: Lossy,
@@ -197,17 +195,11 @@ impl<T: Pod> LossySender<T> {
             }
             self.own = self.ring.sender_position();
         }
-        let channel = &self.end.queue.channel;
-        if channel.is_closing() {
-            return Err(SendError::Closed(value));
-        }
-        if channel.disconnects()
-            && let Some(peer) = Seat::of(&channel.header().roles, Side::Receiver).departure()
-        {
-            return Err(SendError::Disconnected { message: value, peer });
+        if let Some(reason) = self.end.is_over() {
+            return Err(reason.with(value));
         }
         self.ring.send(&mut self.own, bytemuck::bytes_of(&value));
-        channel.committed(1);
+        self.end.queue.channel.committed(1);
         Ok(())
     }
 

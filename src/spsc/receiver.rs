@@ -39,8 +39,7 @@ pub(super) fn is_over(channel: &Channel) -> Option<TryRecvError> {
     if channel.is_closed() {
         return Some(TryRecvError::Closed);
     }
-    let gone = if channel.disconnects() { sender.departure() } else { None };
-    gone.map(|peer| TryRecvError::Disconnected { peer })
+    channel.departure(&sender).map(|peer| TryRecvError::Disconnected { peer })
 }
 
 impl<M: Message + ?Sized> Endpoint<M> {

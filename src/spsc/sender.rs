@@ -13,8 +13,7 @@ use crate::deadline::Deadline;
 use crate::error::{SendError, SendSliceError, SendTimeoutError, TrySendError};
 use crate::message::Message;
 use crate::ring::spsc::Position;
-use crate::seat::Seat;
-use crate::segment::{Attached, Side};
+use crate::segment::Attached;
 
 /// The sending end of an [`SpscQueue`] or of one direction of a [`Pipe`](crate::Pipe). Dropping it tells the receiver.
 pub struct Sender<M: Message + ?Sized> {
@@ -35,16 +34,10 @@ impl<M: Message + ?Sized> Endpoint<M> {
         if !self.is_ours() {
             self.reseat_sender(position)?;
         }
-        let SpscQueue { channel, ring, .. } = &self.queue;
-        if channel.is_closing() {
-            return Err(SendError::Closed(()));
+        if let Some(reason) = self.is_over() {
+            return Err(reason);
         }
-        if channel.disconnects()
-            && let Some(peer) = Seat::of(&channel.header().roles, Side::Receiver).departure()
-        {
-            return Err(SendError::Disconnected { message: (), peer });
-        }
-        Ok(ring.room(position, wanted))
+        Ok(self.queue.ring.room(position, wanted))
     }
 
     /// In a fork child: sits down if the parent has got up.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use gimmal::Segment;
 use memmap2::{MmapOptions, MmapRaw};
 
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 const ENTRY_BYTES: usize = 192;
 const RING_HEADER_BYTES: usize = 768;
 

@@ -462,7 +462,7 @@ impl Scene for Parts {
     }
 
     fn build(&self, segment: &Segment) -> Passing {
-        let queue = QueueOptions::new().capacity(UNIT).disconnect(*self == Self::Send);
+        let queue = QueueOptions::new().capacity(UNIT).keep_waiting(*self != Self::Send);
         let queue = queue.create_spsc::<[u8]>(segment, "queue").expect("a queue");
         let (mut sender, mut receiver) = (queue.sender().expect("a seat"), queue.receiver().expect("a seat"));
         if *self == Self::Send {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use gimmal::Segment;
 use memmap2::{MmapOptions, MmapRaw};
 
-const VERSION: u64 = 4;
+const VERSION: u64 = 5;
 const ENTRY_BYTES: usize = 192;
 const RING_HEADER_BYTES: usize = 768;
 

@@ -90,7 +90,7 @@ impl Ends {
     }
 
     pub fn create(segment: &Segment, state: &State) -> Self {
-        let options = Queue::<Message>::options().capacity(CAPACITY as usize).disconnect(true);
+        let options = Queue::<Message>::options().capacity(CAPACITY as usize);
         let ends = Self::of(options.create(segment, "queue").expect("a queue")).expect("its ends");
         for n in 0..state.passed {
             ends.sender.try_send(message(n)).expect("room");

@@ -114,7 +114,7 @@ pub fn run(options: Options, as_json: bool) -> Result<ExitCode> {
         .max_objects(16)
         .max_participants(senders + receivers + 1)
         .anonymous()?;
-    let queue = Queue::<[u8]>::options().capacity(capacity).disconnect(true);
+    let queue = Queue::<[u8]>::options().capacity(capacity);
     match pattern {
         Pattern::Mpmc => drop(queue.create::<[u8]>(&segment, work::THERE)?),
         Pattern::Spsc => drop(SpscQueue::<[u8]>::create(&segment, work::THERE, capacity)?),

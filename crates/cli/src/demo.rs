@@ -50,7 +50,7 @@ const SEGMENT_SIZE: usize = 4 << 20;
 
 /// A queue whose ends give up when nobody is left at the other: no process waits for ever for one that was killed.
 fn queue<T: Pod>(segment: &Segment, name: &str, capacity: usize) -> Result<Queue<T>, Error> {
-    Queue::<T>::options().capacity(capacity).disconnect(true).create(segment, name)
+    Queue::<T>::create(segment, name, capacity)
 }
 
 /// Runs all of it; the exit code says whether every answer was right.

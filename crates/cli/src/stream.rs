@@ -199,7 +199,7 @@ impl Making {
 
     fn find_or_make(&self, name: &Name) -> Result<(Segment, Queue<[u8]>), Error> {
         let capacity = self.capacity.unwrap_or(CAPACITY);
-        let options = Queue::<[u8]>::options().disconnect(true);
+        let options = Queue::<[u8]>::options();
         let (options, size) = match self.unbounded {
             true => (options.unbounded(self.capacity.unwrap_or(0)), UNBOUNDED),
             false => (options.capacity(capacity), Queue::<[u8]>::bytes(capacity)),

@@ -74,11 +74,7 @@ pub fn run(options: Options, as_json: bool) -> Result<ExitCode> {
         .max_participants(u16::try_from(workers + 1)?)
         .max_objects(2)
         .anonymous()?;
-    let queue = Queue::<Block>::options()
-        .capacity(capacity)
-        // So that the workers do not wait for a reader that was killed.
-        .disconnect(true)
-        .create::<Block>(&segment, BLOCKS)?;
+    let queue = Queue::<Block>::create(&segment, BLOCKS, capacity)?;
     let counts = Array::<u64>::create(&segment, COUNTS, PER_INPUT * inputs.len())?;
     let sender = queue.sender()?;
 

@@ -13,7 +13,7 @@ type Ends = (Queue<[u8]>, Sender<[u8]>, Receiver<[u8]>);
 
 fn queue(bytes: usize) -> Ends {
     let segment = Segment::anonymous().unwrap();
-    let queue = Queue::<[u8]>::options().capacity(bytes).disconnect(true).create(&segment, "queue").unwrap();
+    let queue = Queue::<[u8]>::options().capacity(bytes).create(&segment, "queue").unwrap();
     let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
     (queue, sender, receiver)
 }

@@ -9,6 +9,8 @@
 //!
 //! To add an operation, add a line to [`table`], and where it is of a new sort, a [`Scene`](scene::Scene).
 
+#[path = "sweep/alone.rs"]
+mod alone;
 #[path = "sweep/bytes.rs"]
 mod bytes;
 #[path = "sweep/drive.rs"]
@@ -41,6 +43,7 @@ mod watch;
 use std::process::exit;
 use std::time::{Duration, Instant};
 
+use alone::Alone;
 use drive::{Budget, Tally, sweep};
 use latest::{Act, FRESH, LatestScene, WORN};
 use life::{Create, Life, Naming, Repair, Told};
@@ -185,6 +188,10 @@ fn table() -> Vec<Row> {
     rows.push(row("latest wait_changed_timeout", "", LatestScene(Act::WaitInVain, WORN)));
     rows.push(row("create an object", "latest", Create::Latest));
     rows.push(row("queue send", "receiver asleep", Wake::Receiver));
+    rows.push(row("last sender dropped", "receiver asleep", Alone::DropSender));
+    rows.push(row("last sender dropped", "receiver asleep beside a guard", Alone::DropSenderBesideGuard));
+    rows.push(row("last receiver dropped", "sender asleep", Alone::DropReceiver));
+    rows.push(row("queue close", "receiver asleep beside a guard", Alone::CloseBesideGuard));
     rows.push(row("queue receive", "sender asleep", Wake::Sender));
     rows.push(row("unlock", "locker asleep", WakeLock::Unlock));
     if cfg!(target_arch = "x86_64") {

@@ -300,7 +300,7 @@ pub struct SpscScene {
 }
 
 fn spsc_queue(segment: &Segment) -> SpscQueue<[u8]> {
-    SpscQueue::create(segment, "queue", UNIT).expect("a queue")
+    QueueOptions::new().capacity(UNIT).keep_waiting(true).create_spsc(segment, "queue").expect("a queue")
 }
 
 fn drain(receiver: &mut spsc::Receiver<[u8]>) -> Result<Vec<u64>, String> {

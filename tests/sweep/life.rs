@@ -277,7 +277,7 @@ impl Scene for Repair {
 
     fn build(&self, segment: &Segment) -> Estate {
         let ends = Ends::create(segment, &MIDDLE);
-        let spsc = SpscQueue::<u64>::options().capacity(4).create_spsc(segment, "spsc").expect("a queue");
+        let spsc = SpscQueue::<u64>::create(segment, "spsc", 4).expect("a queue");
         Estate { ends, spsc, lock: Lock::create(segment, "lock", 0).expect("a lock"), corpse: None }
     }
 

@@ -2,7 +2,7 @@
 
 use std::mem::forget;
 
-use gimmal::{LossyQueue, LossyReceiver, LossySender, Segment, TryRecvError};
+use gimmal::{LossyQueue, LossyReceiver, LossySender, QueueOptions, Segment, TryRecvError};
 
 use super::queues::{CAPACITY, Message, NEW, State, message, number};
 use super::scene::{Fault, Scene, Stage, on, same, stage_of};
@@ -41,7 +41,8 @@ impl Scene for LossyScene {
     }
 
     fn build(&self, segment: &Segment) -> Queue {
-        let queue = Queue::create(segment, "queue", CAPACITY as usize).expect("a queue");
+        let options = QueueOptions::new().capacity(CAPACITY as usize).keep_waiting(true);
+        let queue = options.create_lossy(segment, "queue").expect("a queue");
         let (mut sender, mut receiver) = (queue.sender().expect("a seat"), queue.receiver().expect("a seat"));
         for n in 0..self.state.passed + self.state.held {
             sender.send(message(n)).expect("it is open");

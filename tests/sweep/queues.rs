@@ -90,8 +90,8 @@ impl Ends {
     }
 
     pub fn create(segment: &Segment, state: &State) -> Self {
-        let options = Queue::<Message>::options().capacity(CAPACITY as usize);
-        let ends = Self::of(options.create(segment, "queue").expect("a queue")).expect("its ends");
+        let queue = Queue::create(segment, "queue", CAPACITY as usize).expect("a queue");
+        let ends = Self::of(queue).expect("its ends");
         for n in 0..state.passed {
             ends.sender.try_send(message(n)).expect("room");
             assert_eq!(ends.receiver.try_recv(), Ok(message(n)));

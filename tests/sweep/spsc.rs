@@ -111,8 +111,7 @@ impl Scene for SpscScene {
     }
 
     fn build(&self, segment: &Segment) -> Ends {
-        let options = SpscQueue::<Message>::options().capacity(CAPACITY as usize);
-        let queue = options.create_spsc::<Message>(segment, "queue").expect("a queue");
+        let queue = SpscQueue::<Message>::create(segment, "queue", CAPACITY as usize).expect("a queue");
         let (mut sender, mut receiver) = (queue.sender().expect("a seat"), queue.receiver().expect("a seat"));
         for n in 0..self.state.passed + self.state.held {
             sender.try_send(message(n)).expect("room");

@@ -297,8 +297,11 @@ impl<T: Pod> Latest<T> {
         (self.version() != version).then(|| self.load_versioned())
     }
 
-    /// Sleeps until the last value is another one than that of this version, and returns it. A crash of whoever would have
-    /// stored it is not noticed: there may be other writers.
+    /// Sleeps until the last value is another one than that of this version, and returns it.
+    ///
+    /// A `Latest` has no ends: any participant of the segment may store the next value, and nobody is known as its writer. So the death
+    /// of the one who would have stored it does not end the wait. Where that matters, use
+    /// [`Latest::wait_changed_timeout`], or [`Segment::watch`], which tells of deaths.
     pub fn wait_changed(&self, version: u64) -> Versioned<T> {
         self.wait_until(None, version).unwrap_or_else(|| unreachable!("a wait without a deadline"))
     }

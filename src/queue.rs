@@ -38,7 +38,10 @@ use crate::sys::{Errno, file};
 /// *Progress:* sends and receives are lock-free; a sender or receiver that is stopped in the middle keeps nobody from going
 /// on around its slot, until, one round of the ring later, senders need that very slot and find the queue full. *A crash* of any participant at any instruction loses no message whose send has
 /// returned and repeats none whose receive has returned; a message that was being received goes to somebody else, who may
-/// have received later ones before. Nobody ever waits for the dead.
+/// have received later ones before. *Nobody waits for the dead*, nor for who has left: when the last sender has gone, receivers get
+/// what is there and then `Disconnected`; when the last receiver has gone, sends fail with `Disconnected` and give the message
+/// back. Not before there was one, and not once there is a new one, who finds what was left. See
+/// [`QueueOptions::keep_waiting`] for queues that outlive their ends.
 ///
 /// The messages are of any [`Pod`](crate::Pod) type: plain bytes in which every bit pattern is a value, as other processes may
 /// write anything; zero-sized types and types aligned to more than 64 bytes do not compile. Or they are `[u8]`: bytes, of any number;

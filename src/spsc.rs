@@ -36,7 +36,10 @@ use crate::segment::{Attached, Segment, Side, Token, Wanted};
 /// time. For messages of bytes, see [`Sender::send`](Sender#method.send-1).
 ///
 /// *Order:* first in, first out. *Progress:* wait-free. *A crash* loses no message whose send has returned and repeats
-/// none whose receive has returned; the seat of a dead holder is free, and whoever takes it goes on where it stopped.
+/// none whose receive has returned; the seat of a dead holder is free, and whoever takes it goes on where it stopped. *Nobody waits
+/// for the dead*: when the sender has gone, the receiver gets what is there and then `Disconnected`, and the sender does when the
+/// receiver has gone, until somebody takes the seat; but see [`QueueOptions::keep_waiting`], and
+/// [`Sender::release`] for handing a seat over.
 ///
 /// # Example
 ///

@@ -8,7 +8,10 @@ use std::error::Error;
 use std::sync::atomic::Ordering::{Acquire, Release};
 
 use gimmal::process::{self, Child, Context, Entry, Outcome};
-use gimmal::{Departure, LossyQueue, Pipe, Queue, QueueOptions, RecvError, Segment, SendError, SpscQueue, Value};
+use gimmal::{
+    Departure, LossyQueue, Pipe, Queue, QueueOptions, RecvError, Segment, SendError, SpscQueue, TryRecvError,
+    TrySendError, Value,
+};
 use support::{die_with_parent, failed, join_well, kill_and_reap, say_ready, until, until_asleep, until_ready};
 
 const ENTRIES: [Entry; 3] = gimmal::entries![wait_in_recv, wait_in_send, hold];
@@ -143,8 +146,15 @@ static KINDS: &[Kind] = &[
     ),
 ];
 
+/// The one that does not tell.
+static WAITING: Kind = kind!("waiting Queue", 7, |s| waiting().open_or_create::<u64>(s, "it")?);
+
+fn waiting() -> QueueOptions {
+    QueueOptions::new().capacity(4).keep_waiting(true)
+}
+
 fn kind_of(context: &Context) -> Answer<&'static Kind> {
-    KINDS.iter().find(|kind| context.arg(0) == Some(kind.name)).ok_or_else(|| failed("no such kind"))
+    KINDS.iter().chain([&WAITING]).find(|kind| context.arg(0) == Some(kind.name)).ok_or_else(|| failed("no such kind"))
 }
 
 fn report(segment: &Segment, who: Departure) -> Outcome {
@@ -256,4 +266,139 @@ fn who_waits_in_a_tap_is_told_that_the_last_sender_was_killed() {
     assert!(kill_and_reap(&mut peer));
     let gone = gimmal::RecvTimeoutError::Disconnected { peer: Departure::Died { pid: peer.pid() } };
     assert_eq!(waits.join().unwrap(), Err(gone));
+}
+
+// --- what else follows, in one process ---
+
+/// A queue of one kind through one set of calls, so that both kinds of rings are asked the same.
+macro_rules! ends_come_and_go {
+    ($name:ident, $queue:ty, $create:ident) => {
+        mod $name {
+            use super::*;
+
+            const CLOSED: Departure = Departure::Closed;
+
+            #[test]
+            fn before_there_was_somebody_nobody_is_missed() {
+                let segment = Segment::anonymous().unwrap();
+                let queue = <$queue>::create(&segment, "it", 2).unwrap();
+                #[allow(unused_mut)]
+                let mut receiver = queue.receiver().unwrap();
+                assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+                drop(receiver);
+                let other = <$queue>::create(&segment, "other", 2).unwrap();
+                #[allow(unused_mut)]
+                let mut sender = other.sender().unwrap();
+                assert_eq!((sender.try_send(1), sender.try_send(2)), (Ok(()), Ok(())));
+                assert_eq!(sender.try_send(3), Err(TrySendError::Full(3)));
+            }
+
+            #[test]
+            fn what_a_sender_left_is_there_for_a_receiver_that_comes_later() {
+                let segment = Segment::anonymous().unwrap();
+                let queue = <$queue>::create(&segment, "it", 2).unwrap();
+                queue.sender().unwrap().send(1).unwrap();
+                #[allow(unused_mut)]
+                let mut receiver = queue.receiver().unwrap();
+                assert_eq!(receiver.recv(), Ok(1));
+                assert_eq!(receiver.recv(), Err(RecvError::Disconnected { peer: CLOSED }));
+            }
+
+            #[test]
+            fn a_send_without_a_receiver_gives_the_message_back_though_there_is_room() {
+                let segment = Segment::anonymous().unwrap();
+                let queue = <$queue>::create(&segment, "it", 4).unwrap();
+                #[allow(unused_mut)]
+                let mut sender = queue.sender().unwrap();
+                let receiver = queue.receiver().unwrap();
+                sender.send(1).unwrap();
+                drop(receiver);
+                assert_eq!(sender.try_send(2), Err(TrySendError::Disconnected { message: 2, peer: CLOSED }));
+                assert_eq!(sender.send(3), Err(SendError::Disconnected { message: 3, peer: CLOSED }));
+                // What was not received stays.
+                assert_eq!(queue.receiver().unwrap().recv(), Ok(1));
+            }
+
+            #[test]
+            fn with_a_new_end_the_queue_goes_on() {
+                let segment = Segment::anonymous().unwrap();
+                let queue = <$queue>::create(&segment, "it", 4).unwrap();
+                #[allow(unused_mut)]
+                let mut receiver = queue.receiver().unwrap();
+                for round in 0..3 {
+                    #[allow(unused_mut)]
+                    let mut sender = queue.sender().unwrap();
+                    assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty), "round {round}");
+                    sender.send(round).unwrap();
+                    drop(sender);
+                    assert_eq!(receiver.try_recv(), Ok(round));
+                    assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected { peer: CLOSED }));
+                }
+                drop(receiver);
+                #[allow(unused_mut)]
+                let mut sender = queue.sender().unwrap();
+                for round in 0..3 {
+                    assert_eq!(sender.try_send(9), Err(TrySendError::Disconnected { message: 9, peer: CLOSED }));
+                    #[allow(unused_mut)]
+                    let mut receiver = queue.receiver().unwrap();
+                    sender.send(round).unwrap();
+                    assert_eq!(receiver.recv(), Ok(round));
+                }
+            }
+
+            #[test]
+            fn a_queue_that_keeps_waiting_tells_nobody() {
+                let segment = Segment::anonymous().unwrap();
+                let options = QueueOptions::new().capacity(2).keep_waiting(true);
+                let queue: $queue = options.$create(&segment, "it").unwrap();
+                #[allow(unused_mut)]
+                let mut receiver = queue.receiver().unwrap();
+                queue.sender().unwrap().send(1).unwrap();
+                assert_eq!(receiver.recv(), Ok(1));
+                assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+                drop(receiver);
+                #[allow(unused_mut)]
+                let mut sender = queue.sender().unwrap();
+                assert_eq!((sender.try_send(2), sender.try_send(3)), (Ok(()), Ok(())));
+                assert_eq!(sender.try_send(4), Err(TrySendError::Full(4)));
+            }
+        }
+    };
+}
+
+ends_come_and_go!(many, Queue<u64>, create);
+ends_come_and_go!(single, SpscQueue<u64>, create_spsc);
+
+/// A receiver that waits through the death of a sender gets what the next one sends.
+#[test]
+fn a_queue_that_keeps_waiting_outlives_a_killed_sender() {
+    let mut stage = Stage::new(&WAITING);
+    let queue = waiting().create::<u64>(&stage.segment, "it").unwrap();
+    let mut peer = stage.start("hold", "sender");
+    let receiver = queue.receiver().unwrap();
+    let waits = std::thread::spawn(move || receiver.recv());
+    assert!(kill_and_reap(&mut peer));
+    until("the death is repaired", || stage.segment.peers().len() == 1);
+    assert!(!waits.is_finished());
+    queue.sender().unwrap().send(5).unwrap();
+    assert_eq!(waits.join().unwrap(), Ok(5));
+}
+
+#[test]
+fn who_waits_for_the_drain_does_not_wait_for_a_receiver_that_is_gone() {
+    let segment = Segment::anonymous().unwrap();
+    let queue = Queue::<[u8]>::create(&segment, "it", 4096).unwrap();
+    let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    sender.send(b"1").unwrap();
+    sender.send(b"2").unwrap();
+    let waits = std::thread::spawn({
+        let queue = queue.clone();
+        move || queue.wait_drained(std::time::Duration::MAX)
+    });
+    assert_eq!(receiver.recv_vec().unwrap(), b"1");
+    drop(receiver);
+    until("it is told", || waits.is_finished());
+    assert!(!waits.join().unwrap());
+    assert_eq!(queue.receiver().unwrap().recv_vec().unwrap(), b"2");
+    assert!(queue.wait_drained(std::time::Duration::MAX), "all was received before the last receiver went");
 }

@@ -33,8 +33,8 @@ impl<M: Message + ?Sized> Queue<M> {
     /// Creates a queue without a bound, or opens it: sends do not wait for receivers, until the queue has taken half of the memory
     /// that was free in the segment's file system when it was made ([`QueueOptions::unbounded`] sets another limit).
     ///
-    /// What is promised of every queue holds of this one: a message is in the segment when its send returns, whatever becomes of
-    /// its sender. Memory is taken as messages come, in chunks of about 1 MiB, or of an eight-thousandth of the limit, and given back
+    /// What is promised of every queue holds of this one, also that nobody waits for the dead: a message is in the segment when its
+    /// send returns, whatever becomes of its sender. Memory is taken as messages come, in chunks of about 1 MiB, or of an eight-thousandth of the limit, and given back
     /// as they go, but for the last ones; a process that is stopped in the middle of a call may keep it from being given back. It costs
     /// time, too: a send and a receive in a bounded queue take a sixth to an eighth of it (`cargo bench --bench single -- push`).
     ///

@@ -27,7 +27,9 @@ use crate::segment::{Attached, Segment, Side, Wanted};
 ///
 /// *Order:* first in, first out, with gaps. *Progress:* the sender is wait-free; the receiver, too, unless the whole queue is
 /// overwritten while it copies one message. *A crash* of either end loses nothing else; the seat of a dead holder is free, and whoever
-/// takes it goes on where it stopped. `T` is any [`Pod`] type.
+/// takes it goes on where it stopped. *Nobody waits for the dead*: as for [`SpscQueue`], the receiver gets what is there and then
+/// `Disconnected`, the sender `Disconnected` with its next send, unless the queue was made to
+/// [keep waiting](QueueOptions::keep_waiting). `T` is any [`Pod`] type.
 ///
 /// # Example
 ///

@@ -46,6 +46,8 @@ fn hold(receiver: Receiver<Message>) -> (mpsc::Sender<()>, JoinHandle<()>) {
     let (release, released) = mpsc::channel();
     let (holds, held) = mpsc::channel();
     let thread = std::thread::spawn(move || {
+        // With the end of one receive it has seen that there is a sender: only news make it look again.
+        receiver.try_recv().expect("a message");
         let guard = receiver.try_recv_guard().expect("a message");
         holds.send(()).expect("somebody waits");
         // An error is the end, too.
@@ -94,7 +96,7 @@ impl Scene for Alone {
         let sender = queue.sender().expect("a sender");
         match self {
             Self::DropReceiver => (0..CAPACITY).for_each(|n| sender.try_send(message(n)).expect("room")),
-            _ if self.has_guard() => sender.try_send(message(0)).expect("room"),
+            _ if self.has_guard() => (0..2).for_each(|n| sender.try_send(message(n)).expect("room")),
             _ => {}
         }
         AloneEnds { queue, sleeper: None, guard: None, victim: 0 }

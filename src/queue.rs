@@ -1,5 +1,6 @@
 //! [`Queue`]: any number of senders and receivers in any number of processes, each message to exactly one receiver.
 
+mod backlog;
 mod bytes;
 mod in_place;
 mod receiver;
@@ -11,7 +12,8 @@ use core::fmt;
 use core::ptr::NonNull;
 use std::sync::Arc;
 
-pub use self::bytes::{Backlog, Frame, Grant};
+pub use self::backlog::Backlog;
+pub use self::bytes::{Frame, Grant};
 pub use self::in_place::{RecvGuard, Reservation};
 pub use self::receiver::{IntoIter, Receiver};
 pub use self::sender::Sender;

@@ -32,6 +32,7 @@
 
 mod child;
 mod handover;
+mod parent;
 
 pub use child::Child;
 pub use handover::{CommandExt, inherited_segment};
@@ -47,7 +48,7 @@ use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::{env, error};
 
-use crate::{Error, Segment};
+use crate::{Error, Segment, sys};
 
 /// What an entry returns; an error ends its process with exit code 1 and its message on stderr.
 pub type Outcome = Result<(), Box<dyn error::Error + Send + Sync>>;
@@ -57,6 +58,10 @@ pub type Entry = (&'static str, fn(&Context) -> Outcome);
 
 /// A child's arguments are `[leading...] MARKER ENTRY NAME SEGMENTS [argument...]`.
 const MARKER: &str = "--gimmal-process";
+
+/// The environment variable that makes [`MARKER`] more than an argument like any other, which may be the name of a file. Its value
+/// is the number of the descriptor by which the child knows whether its parent lives, if it is to end with its parent.
+const VARIABLE: &str = "GIMMAL_PROCESS";
 
 /// The names of the entries that `init` was given.
 static REGISTERED: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
@@ -119,11 +124,11 @@ pub fn init(entries: &[Entry]) {
     let args: Vec<OsString> = env::args_os().collect();
     // Behind a "--" too: that is where a test harness lets arguments through that are not its own.
     let marker = (1..args.len()).find(|&i| args[i] == MARKER && (i == 1 || args[i - 1] == "--"));
-    if let Some(marker) = marker {
-        // An entry that calls `init` itself is running already.
-        if NAME.get().is_none() {
-            std::process::exit(run(entries, &args[marker + 1..]));
-        }
+    // An entry that calls `init` itself is running already.
+    if let (Some(marker), Some(variable), None) = (marker, env::var_os(VARIABLE), NAME.get()) {
+        // What this process starts is not to take it for its own.
+        sys::process::forget_variable(VARIABLE);
+        std::process::exit(run(entries, &args[marker + 1..], &variable));
     }
 }
 
@@ -140,7 +145,7 @@ fn not_registered(entry: &str) -> Error {
 
 /// Runs the entry that the arguments behind the marker name; returns the exit code. What the entry was given is
 /// dropped here, before the process exits.
-fn run(entries: &[Entry], arguments: &[OsString]) -> i32 {
+fn run(entries: &[Entry], arguments: &[OsString], variable: &OsStr) -> i32 {
     let [entry, name, segments, args @ ..] = arguments else {
         report("gimmal", &format_args!("{MARKER} takes an entry, a name and a list of segments"));
         return 2;
@@ -150,7 +155,8 @@ fn run(entries: &[Entry], arguments: &[OsString]) -> i32 {
         report(name, &not_registered(&entry.to_string_lossy()));
         return 2;
     };
-    let context = match Context::open(name, segments, args) {
+    let opened = parent::end_with(variable).and_then(|()| Context::open(name, segments, args));
+    let context = match opened {
         Ok(context) => context,
         Err(error) => {
             report(name, &chain(&error));
@@ -323,6 +329,7 @@ pub struct Process {
     args: Vec<OsString>,
     segments: Vec<Segment>,
     kill_on_drop: bool,
+    die_with_parent: bool,
     command: Command,
 }
 
@@ -341,6 +348,7 @@ impl Process {
             args: Vec::new(),
             segments: Vec::new(),
             kill_on_drop: false,
+            die_with_parent: false,
             command,
         }
     }
@@ -412,6 +420,27 @@ impl Process {
         self
     }
 
+    /// Whether the process is killed (SIGKILL) when this process ends, in whatever way. Which thread of this process called
+    /// [`spawn`](Process::spawn), and whether that thread still runs, makes no difference.
+    ///
+    /// It takes effect in [`init`]: if this process has ended before that, the entry does not run. What the process starts in its
+    /// turn lives on, unless it was asked for there, too. A process that the system has stopped ends when it is resumed.
+    ///
+    /// This is not `PR_SET_PDEATHSIG`, which kills when the *thread* that has started the process ends. Instead a small thread
+    /// of the new process, `gimmal-parent`, sleeps on a descriptor of this process. It needs Linux 5.3: on an older one `spawn`
+    /// returns an error.
+    ///
+    /// ```no_run
+    /// use gimmal::process::Process;
+    ///
+    /// let worker = Process::new("work").die_with_parent(true).spawn()?;
+    /// # Ok::<(), gimmal::Error>(())
+    /// ```
+    pub fn die_with_parent(mut self, die: bool) -> Process {
+        self.die_with_parent = die;
+        self
+    }
+
     /// Starts the process. It has begun to run this program when this returns; its entry may still lie ahead.
     ///
     /// # Errors
@@ -419,13 +448,15 @@ impl Process {
     /// [`Error::NotRegistered`], which lists what is, if [`init`] was not given the entry; [`Error::Io`] if the
     /// process cannot be started.
     pub fn spawn(self) -> Result<Child, Error> {
-        let Process { entry, name, leading, args, segments, kill_on_drop, mut command } = self;
+        let Process { entry, name, leading, args, segments, kill_on_drop, die_with_parent, mut command } = self;
         if !registered().contains(entry.as_str()) {
             return Err(not_registered(&entry));
         }
         let list = handover::hand_over_list(&mut command, &segments)?;
         let name = name.unwrap_or_else(|| entry.clone());
         command.args(leading).args([MARKER, &entry, &name, &list]).args(args.iter().map(|arg| handover::encode(arg)));
+        let parent = if die_with_parent { parent::hand_over(&mut command)? } else { String::new() };
+        command.env(VARIABLE, parent);
         let process = command.spawn().map_err(failed_to("start a process"))?;
         Ok(Child { name, process, segments, kill_on_drop })
     }

@@ -348,7 +348,8 @@ fn a_file_system_that_knows_no_unnamed_files_is_an_error_of_the_system() {
 fn start_as_nobody(home: &Home) -> std::process::ExitStatus {
     process::init(&ENTRIES);
     let mut command = Command::new("/proc/self/exe");
-    command.args(CHILD).args(["--gimmal-process", "be_nobody", "nobody", ""]).arg(&home.0).stdout(Stdio::null());
+    command.env("GIMMAL_PROCESS", "").stdout(Stdio::null());
+    command.args(CHILD).args(["--gimmal-process", "be_nobody", "nobody", ""]).arg(&home.0);
     command.uid(65534).gid(65534).status().unwrap()
 }
 

@@ -12,10 +12,21 @@ use std::time::{Duration, Instant};
 use std::{env, fmt, fs, io};
 
 use gimmal::process::{self, Child, CommandExt, Context, Entry, Outcome, Process};
-use gimmal::{Error, Segment, Value};
+use gimmal::{Change, Error, Segment, Value};
 
-const ENTRIES: [Entry; 8] =
-    gimmal::entries![show, fail, fail_on_parse, burst, wait_for_stdin, count, nest, list_descriptors];
+const ENTRIES: [Entry; 11] = gimmal::entries![
+    show,
+    fail,
+    fail_on_parse,
+    burst,
+    wait_for_stdin,
+    count,
+    nest,
+    list_descriptors,
+    pass_on_arguments,
+    attend,
+    start_and_end
+];
 
 /// Far more than anything here takes: a test that runs into it hangs, and should fail.
 const LONG: Duration = Duration::from_secs(60);
@@ -142,6 +153,46 @@ fn nest(context: &Context) -> Outcome {
     }
 }
 
+/// This program once more, with arguments that would start an entry if `Process::spawn` had made them.
+fn with_arguments_of_a_process() -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["child", "--exact", "--nocapture", "--", "--gimmal-process", "show", "worker", ""]);
+    command
+}
+
+fn pass_on_arguments(_: &Context) -> Outcome {
+    let output = with_arguments_of_a_process().output()?;
+    println!("\nstarted: {}", String::from_utf8_lossy(&output.stdout).contains("name \"worker\""));
+    Ok(())
+}
+
+/// Takes part in the segment until it is killed, or the segment's counter says 0.
+fn attend(context: &Context) -> Outcome {
+    let count = Value::<u64>::open(context.segment(0)?, "count")?;
+    count.fetch_add(1, Ordering::Relaxed);
+    count.notify_all();
+    // Not for ever, so that a process that should have been killed is gone some time after the test has failed.
+    if count.wait_while_timeout(LONG, |count| count > 0).is_err() {
+        println!("outlived");
+    }
+    Ok(())
+}
+
+/// Starts a process that is to end with this one, in a thread that ends at once. Dies when that process has come to its entry,
+/// or before.
+fn start_and_end(context: &Context) -> Outcome {
+    let segment = context.segment(0)?.clone();
+    let spawn = move || start("attend").die_with_parent(true).segment(&segment).spawn().map(drop);
+    std::thread::spawn(spawn).join().expect("the thread")?;
+    if context.arg(0) == Some("later") {
+        let count = Value::<u64>::open(context.segment(0)?, "count")?;
+        let _ = count.wait_while_timeout(LONG, |count| count < 2);
+        // The thread that has started it is gone, and it is still there. It has until it is killed for that.
+        let _ = count.wait_while_timeout(LONG, |count| count < 3);
+    }
+    std::process::abort()
+}
+
 fn list_descriptors(context: &Context) -> Outcome {
     increment(context.segment(0)?)?;
     assert_no_descriptor_is_left_open_on_exec();
@@ -241,6 +292,7 @@ fn an_unknown_entry_is_refused_with_a_list_of_the_known_ones() {
 fn a_child_whose_program_lacks_the_entry_exits_2_and_lists_what_it_has() {
     let output = Command::new(env::current_exe().unwrap())
         .args(["child", "--exact", "--nocapture", "--", "--gimmal-process", "nobody", "worker", ""])
+        .env("GIMMAL_PROCESS", "")
         .output()
         .unwrap();
     let message = String::from_utf8(output.stderr).unwrap();
@@ -256,11 +308,70 @@ fn arguments_that_gimmal_did_not_make_exit_with_a_message() {
     {
         let output = Command::new(env::current_exe().unwrap())
             .args(["child", "--exact", "--nocapture", "--", "--gimmal-process"])
+            .env("GIMMAL_PROCESS", "")
             .args(args)
             .output()
             .unwrap();
         assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
         assert!(!output.stderr.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn arguments_alone_start_no_entry() {
+    process::init(&ENTRIES);
+    let output = with_arguments_of_a_process().env_remove("GIMMAL_PROCESS").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(!text.contains("name \"worker\""), "{text}");
+}
+
+#[test]
+fn what_a_started_process_starts_is_not_taken_for_one() {
+    let mut child = start("pass_on_arguments").stdout(Stdio::piped()).spawn().unwrap();
+    let text = read_to_end(child.take_stdout().unwrap());
+    assert_eq!(child.join().unwrap().code(), Some(0));
+    assert!(text.contains("\nstarted: false\n"), "{text}");
+}
+
+// --- ending with the parent ---
+
+/// The parent dies when the process is in its entry. That the thread is gone which had started it, harms nobody.
+#[test]
+fn a_process_dies_with_its_parent_and_not_with_the_thread_that_started_it() {
+    let segment = anonymous_segment();
+    let count = Value::<u64>::open(&segment, "count").unwrap();
+    let mut watcher = segment.watch();
+    let mut parent = start("start_and_end").arg("later").segment(&segment).spawn().unwrap();
+    count.fetch_add(1, Ordering::Relaxed);
+    count.notify_all();
+    count.wait_while_timeout(LONG, |count| count < 2).unwrap();
+    let mut peers = Vec::new();
+    while peers.len() < 2 {
+        match watcher.recv_timeout(LONG).unwrap() {
+            Change::Joined(peer) => peers.push(peer.pid),
+            other => panic!("{other:?}"),
+        }
+    }
+    parent.kill().unwrap();
+    parent.join().unwrap();
+    for _ in 0..2 {
+        let change = watcher.recv_timeout(LONG).unwrap();
+        assert!(matches!(&change, Change::Died(peer) if peers.contains(&peer.pid)), "{change:?}");
+    }
+}
+
+/// The parent dies at once: before the process is in its entry, most of the time. Whoever has inherited the parent's stdout keeps
+/// that open.
+#[test]
+fn a_process_dies_with_its_parent_however_early_that_dies() {
+    let segment = anonymous_segment();
+    for _ in 0..10 {
+        let mut parent = start("start_and_end").segment(&segment).stdout(Stdio::piped()).spawn().unwrap();
+        let stdout = parent.take_stdout().unwrap();
+        parent.join().unwrap();
+        let text = read_to_end(stdout);
+        assert!(!text.contains("outlived"), "{text}");
     }
 }
 
@@ -376,6 +487,7 @@ fn a_segment_that_cannot_be_opened_ends_the_process_before_its_entry() {
     let name = format!("t-process-{}-absent", std::process::id());
     let output = Command::new(env::current_exe().unwrap())
         .args(["child", "--exact", "--nocapture", "--", "--gimmal-process", "show", "worker"])
+        .env("GIMMAL_PROCESS", "")
         .arg(format!("name:{name}:/dev/shm"))
         .output()
         .unwrap();

@@ -742,6 +742,7 @@ fn kill_creator_after(home: &Home, n: u32) -> Option<bool> {
     process::init(&ENTRIES);
     let mut child = Command::new(env::current_exe().unwrap())
         .args(CHILD)
+        .env("GIMMAL_PROCESS", "")
         .args(["--gimmal-process", "create_step_by_step", "creator", ""])
         .arg(&home.0)
         .stdout(Stdio::piped())

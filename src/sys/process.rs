@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll, ppoll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::time::TimeSpec;
 use nix::unistd::Pid;
@@ -42,6 +42,38 @@ pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     let fd = Errno::result(result)?;
     // SAFETY: the kernel has just made this descriptor for us (close-on-exec), and nothing else knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// The inherited descriptor of a process with this number, closed on exec from now on.
+pub(crate) fn inherited_pidfd(number: RawFd) -> io::Result<OwnedFd> {
+    // What is open under this number, the kernel knows.
+    let about = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
+    if !about.lines().any(|line| line.starts_with("Pid:")) {
+        return Err(io::Error::other("the descriptor that was handed over is not of a process"));
+    }
+    set_cloexec(number)?;
+    // SAFETY: the descriptor is open, was left open for this process by its parent, and is taken over once, by `init`.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Sleeps until the process has ended of which this is the descriptor.
+pub(crate) fn wait_for_end(process: &OwnedFd) {
+    let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+    // Interrupted, or short of memory: once more.
+    while !matches!(poll(&mut fds, PollTimeout::NONE), Ok(1..)) {}
+}
+
+/// Ends this process at once, whatever its threads do.
+pub(crate) fn kill_this_process() {
+    // Cannot fail: a process may signal itself.
+    let _ = kill(Pid::this(), Signal::SIGKILL);
+}
+
+/// Removes a variable from the environment of this process, and of what it will start.
+pub(crate) fn forget_variable(name: &str) {
+    // SAFETY: `init` calls this at the start of `main`, as its documentation demands. Rust code that reads the environment in
+    // another thread even so, such as a test harness, holds the standard library's lock, as this call does.
+    unsafe { std::env::remove_var(name) };
 }
 
 /// Sleeps until `fd` is readable, `timeout` is over, or a signal came; the caller looks which.

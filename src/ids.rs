@@ -9,6 +9,10 @@ impl Ids {
         self.0[usize::from(id / 64) % 8] |= 1 << (id % 64);
     }
 
+    pub(crate) fn remove(&mut self, id: u16) {
+        self.0[usize::from(id / 64) % 8] &= !(1 << (id % 64));
+    }
+
     pub(crate) fn contains(&self, id: u16) -> bool {
         // An id beyond the table is a hostile peer's.
         id < 512 && self.0[usize::from(id / 64)] & (1 << (id % 64)) != 0

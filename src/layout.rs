@@ -105,7 +105,9 @@ pub(crate) struct SegmentHeader {
     /// Bumped when a sentinel begins to answer for somebody, and at every join, leave and repair. Sentinels and watchers
     /// sleep on it.
     pub(crate) membership: Line<FutexWord>,
-    reserved: [Line<[u8; 128]>; 2],
+    /// Bumped when the admission lock is given back. Those who wait for the lock sleep on it.
+    pub(crate) admission: Line<FutexWord>,
+    reserved: Line<[u8; 128]>,
 }
 
 /// The tenure word of a [`Participant`]: who of all those that have had its id it is, and how it stands, in one instruction.
@@ -219,6 +221,7 @@ const _: () = {
     assert!(size_of::<Geometry>() == 80);
     assert!(size_of::<SegmentHeader>() == 512);
     assert!(offset_of!(SegmentHeader, membership) == 128);
+    assert!(offset_of!(SegmentHeader, admission) == 256);
     assert!(size_of::<Participant>() == 32);
     assert!(size_of::<EntryFields>() == 184);
     assert!(size_of::<Entry>() == 192);

@@ -181,6 +181,7 @@ fn golden(flags: u32, pid: u32) -> Vec<u8> {
     g.u64(56, DIRECTORY as u64);
     g.u64(64, HEAP as u64);
     g.u32(128, 1); // one has joined so far
+    g.u32(256, 10); // the admission lock was given back by the one who joined, and by the creator of each object
 
     // --- participant 1 ---
     g.u64(PARTICIPANTS, 1); // joined

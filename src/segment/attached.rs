@@ -19,7 +19,7 @@ use crate::ids::Ids;
 use crate::layout::{FLAG_ANONYMOUS, FLAG_PERSIST, LINE, MAP_UNIT, NAME_BYTES, standing};
 use crate::object::{ElementType, Object, Shape, Unbounded};
 use crate::primitive::private::{AtomicBool, AtomicU32, AtomicU64};
-use crate::primitive::{FenceMode, Ordering};
+use crate::primitive::{FenceMode, FutexWord, Ordering};
 use crate::ring::Header;
 use crate::ring::owned::VAIN_CALLS;
 use crate::sys::{Errno, clock, file, lease, membarrier};
@@ -51,6 +51,7 @@ pub(super) type Link<'a> = &'a dyn Fn(&OwnedFd) -> Result<(), Error>;
 
 /// The admission lock, held.
 struct Admission<'a> {
+    view: &'a View,
     lease: BorrowedFd<'a>,
     membership: &'static Membership,
 }
@@ -59,13 +60,16 @@ impl Drop for Admission<'_> {
     fn drop(&mut self) {
         lease::unlock(self.lease, ADMISSION);
         self.membership.admission.release();
+        let next = &self.view.header().admission;
+        next.word().fetch_add(1, Ordering::Release);
+        next.wake(1);
     }
 }
 
 impl<'a> Admission<'a> {
     /// Waits for the lock, at most [`ADMISSION_PATIENCE`].
-    fn wait(lease: BorrowedFd<'a>, membership: &'static Membership) -> Result<Self, Error> {
-        wait_for_admission(|| {
+    fn wait(view: &'a View, lease: BorrowedFd<'a>, membership: &'static Membership) -> Result<Self, Error> {
+        let try_lock = || {
             if !membership.admission.try_acquire() {
                 return Ok(false);
             }
@@ -74,16 +78,21 @@ impl<'a> Admission<'a> {
                 membership.admission.release();
             }
             locked
-        })?;
-        Ok(Self { lease, membership })
+        };
+        wait_for_admission(Some(&view.header().admission), try_lock)?;
+        Ok(Self { view, lease, membership })
     }
 }
 
-/// Calls `try_lock` until it says yes, at most for [`ADMISSION_PATIENCE`].
-fn wait_for_admission(try_lock: impl Fn() -> Result<bool, Errno>) -> Result<(), Error> {
+/// Calls `try_lock` until it says yes, at most for [`ADMISSION_PATIENCE`]. Sleeps on `turn` where it can: whoever gives the lock back
+/// wakes one sleeper there. A holder that was killed wakes nobody, and who was woken may be killed, so a sleep has an end.
+fn wait_for_admission(turn: Option<&FutexWord>, try_lock: impl Fn() -> Result<bool, Errno>) -> Result<(), Error> {
     let patience = Deadline::now().plus(ADMISSION_PATIENCE);
     let mut pause = Duration::from_micros(20);
+    let longest = if turn.is_some() { Duration::from_millis(20) } else { Duration::from_millis(1) };
     loop {
+        // Acquire: who sees the number of a holder finds the lock given back, or somebody else's.
+        let seen = turn.map(|turn| turn.word().load(Ordering::Acquire));
         match try_lock() {
             Ok(true) => return Ok(()),
             Err(e) => return Err(Error::Io { action: "lock the segment for admission", source: e.into() }),
@@ -91,8 +100,11 @@ fn wait_for_admission(try_lock: impl Fn() -> Result<bool, Errno>) -> Result<(), 
                 return Err(Error::Busy { waited: ADMISSION_PATIENCE });
             }
             Ok(false) => {
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(Duration::from_millis(1));
+                match (turn, seen) {
+                    (Some(turn), Some(seen)) => _ = turn.wait(seen, Deadline::after(pause)),
+                    _ => std::thread::sleep(pause),
+                }
+                pause = (pause * 2).min(longest);
             }
         }
     }
@@ -162,7 +174,7 @@ impl Attached {
         let own = membership
             .open_lease(file.as_fd())
             .map_err(|e| Error::Io { action: "reopen the segment through /proc/self/fd", source: e.into() })?;
-        let admission = Admission::wait(own, membership)?;
+        let admission = Admission::wait(view, own, membership)?;
         if let (Joining::Existing, Some(name)) = (&how, name) {
             if !repair::still_linked(view, own) {
                 return Err(name.not_found());
@@ -173,7 +185,8 @@ impl Attached {
                 return Err(name.not_found());
             }
         }
-        repair::repair(view, own, membership, view.joined());
+        // The kernel answers for the others: what it has not marked, lives.
+        repair::repair(view, own, membership, view.joined().filter(|&id| !view.is_vouched_for(id)));
         let is_free = |id: &u16| !view.has_joined(*id) && matches!(lease::try_lock(own, *id), Ok(true));
         let patience = Deadline::after(ENDING_PATIENCE);
         let id = loop {
@@ -200,11 +213,12 @@ impl Attached {
         }
         // The lease is held already.
         view.set_tenure(id, |tenure| tenure.with(standing::JOINED));
-        view.announce();
         if let Joining::Fresh(link) = how {
             link(file)?;
         }
         drop(admission);
+        // The next one may come while we wake everybody.
+        view.announce();
         Ok(id)
     }
 
@@ -348,7 +362,7 @@ impl Attached {
             }
         }
         let lease = self.lease()?;
-        let _admission = Admission::wait(lease, self.membership)?;
+        let _admission = Admission::wait(&self.view, lease, self.membership)?;
         let geometry = self.view.geometry();
         let (mut end, mut count) = (geometry.heap as usize, 0);
         for object in self.view.objects() {
@@ -487,7 +501,7 @@ impl Drop for Attached {
         let id = self.membership.token().id();
         let lease = self.membership.lease().filter(|_| id != 0);
         // The sentinel watches until we leave.
-        let admission = lease.map(|lease| Admission::wait(lease, self.membership));
+        let admission = lease.map(|lease| Admission::wait(&self.view, lease, self.membership));
         if let Some(watch) = &self.watch {
             watch.stop();
         }
@@ -555,7 +569,8 @@ pub(super) fn remove(name: &Name) -> Result<(), Errno> {
     let path = name.path();
     let opened = file::existing(&path, true);
     // A damaged file, one that we may not write, or one whose lock is held for too long is removed all the same.
-    let locked = opened.ok().filter(|file| wait_for_admission(|| lease::try_lock(file.as_fd(), ADMISSION)).is_ok());
+    let locked =
+        opened.ok().filter(|file| wait_for_admission(None, || lease::try_lock(file.as_fd(), ADMISSION)).is_ok());
     let removed = file::remove(&path);
     if let Some(file) = locked {
         // Closing would not do if another thread has forked meanwhile: the child has a copy of the descriptor.

@@ -216,6 +216,12 @@ impl View {
         tenure.standing() == standing::DYING || tenure.is_taken() && is_marked()
     }
 
+    /// Whether the kernel is to mark the life words of `id` when its process ends, and has not marked them.
+    pub(crate) fn is_vouched_for(&self, id: u16) -> bool {
+        let words = self.life(id).map(|word| word.load(Ordering::Acquire));
+        words.iter().all(|&word| word != 0 && word & OWNER_DIED == 0) && !self.is_dying(id)
+    }
+
     /// Tells everybody that `id` is about to let its lease go without having left, as the kernel would.
     pub(crate) fn announce_end(&self, id: u16) {
         self.life(id)[0].fetch_or(OWNER_DIED, Ordering::Release);

@@ -13,7 +13,7 @@ use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::{LinkatFlags, UnlinkatFlags, ftruncate, linkat, unlinkat};
 
 /// What a file is, as far as a segment cares.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Identity {
     device: u64,
     inode: u64,

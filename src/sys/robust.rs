@@ -110,7 +110,7 @@ impl Page {
     }
 
     /// The word at `offset` of what is shown, below `words`.
-    pub(crate) fn word(&self, offset: usize) -> &AtomicU32 {
+    pub(crate) fn word(&self, offset: usize) -> &'static AtomicU32 {
         assert!(offset < self.span && offset.is_multiple_of(8));
         // SAFETY: inside the second half of the mapping.
         let word = unsafe { self.base.add(self.span + offset) };

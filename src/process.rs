@@ -31,6 +31,7 @@
 //! A program that is not this one is given a segment with [`CommandExt::pass_segment`].
 
 mod child;
+mod expected;
 mod handover;
 mod parent;
 
@@ -60,7 +61,8 @@ pub type Entry = (&'static str, fn(&Context) -> Outcome);
 const MARKER: &str = "--gimmal-process";
 
 /// The environment variable that makes [`MARKER`] more than an argument like any other, which may be the name of a file. Its value
-/// is the number of the descriptor by which the child knows whether its parent lives, if it is to end with its parent.
+/// are the numbers of two descriptors, each of which may be missing: by the first the child knows whether its parent lives, if it is to
+/// end with its parent; through the second it says that it has taken an end.
 const VARIABLE: &str = "GIMMAL_PROCESS";
 
 /// The names of the entries that `init` was given.
@@ -155,7 +157,10 @@ fn run(entries: &[Entry], arguments: &[OsString], variable: &OsStr) -> i32 {
         report(name, &not_registered(&entry.to_string_lossy()));
         return 2;
     };
-    let opened = parent::end_with(variable).and_then(|()| Context::open(name, segments, args));
+    let variable = variable.to_string_lossy();
+    let (life, pipe) = variable.split_once(',').unwrap_or_default();
+    let opened = parent::end_with(life).and_then(|()| Context::open(name, segments, args));
+    let opened = opened.and_then(|context| expected::report(pipe, &context.segments).map(|()| context));
     let context = match opened {
         Ok(context) => context,
         Err(error) => {
@@ -373,6 +378,11 @@ impl Process {
 
     /// Hands a segment over; it is [`Context::segment`] 0, 1, … in the order of the calls.
     ///
+    /// If the process ends, in whatever way, before it has taken an end of anything in the segment, then each end that nobody has
+    /// taken yet, of a pipe or of a queue that tells of departures, counts as left by it: who waits at the other end is told,
+    /// unless another process that was handed the segment may still come. Whoever takes such an end later is its successor.
+    /// That does not depend on the [`Child`]: it may be dropped. (Linux before 5.3 does not tell.)
+    ///
     /// The [`Child`] keeps it open here until the process is seen to have exited, or the `Child` is dropped, so
     /// that it cannot go away before the process has joined it.
     pub fn segment(mut self, segment: &Segment) -> Process {
@@ -455,9 +465,11 @@ impl Process {
         let list = handover::hand_over_list(&mut command, &segments)?;
         let name = name.unwrap_or_else(|| entry.clone());
         command.args(leading).args([MARKER, &entry, &name, &list]).args(args.iter().map(|arg| handover::encode(arg)));
-        let parent = if die_with_parent { parent::hand_over(&mut command)? } else { String::new() };
-        command.env(VARIABLE, parent);
+        let life = if die_with_parent { parent::hand_over(&mut command)? } else { String::new() };
+        let (report, invitation) = expected::invite(&mut command, &segments)?;
+        command.env(VARIABLE, format!("{life},{report}"));
         let process = command.spawn().map_err(failed_to("start a process"))?;
+        invitation.into_iter().for_each(|invitation| invitation.expect(process.id()));
         Ok(Child { name, process, segments, kill_on_drop })
     }
 }

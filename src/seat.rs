@@ -3,6 +3,7 @@
 //! ```text
 //! seat word (u64):  pid:32 | state:4 (bits 12..16) | owner:12
 //!
+//! VACANT ──taker died, before anybody took it──▶ DIED
 //! VACANT ──take──▶ HELD(owner) ──close──▶ CLOSED      ──take──▶ HELD
 //!                      │ └──hand over──▶ VACANT
 //!                      └──owner died──▶ DIED           ──take──▶ HELD
@@ -79,6 +80,12 @@ impl<'a> Seat<'a> {
     pub(crate) fn release_for(&self, gone: &Ids, died: bool) -> bool {
         let owner = (self.0.load(Ordering::Relaxed) & OWNER) as u16;
         gone.contains(owner) && self.leave(owner, |now| now & !(STATE | OWNER) | if died { DIED } else { CLOSED })
+    }
+
+    /// Who was to take it is gone; `false` if somebody has taken it once.
+    pub(crate) fn forsake(&self, pid: u32) -> bool {
+        let died = u64::from(pid) << 32 | DIED;
+        self.0.compare_exchange(VACANT, died, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// Does nothing if the seat is not `id`'s.

@@ -250,7 +250,10 @@ impl<M: Message + ?Sized> Endpoint<M> {
                 return Err(Attached::detached());
             }
             match seat.take(token.id(), std::process::id()) {
-                Ok(before) => return Ok((token, before)),
+                Ok(before) => {
+                    attached.took_end();
+                    return Ok((token, before));
+                }
                 Err(held) if repaired || held.owner == token.id() => return Err(Error::SeatTaken { pid: held.pid }),
                 Err(held) => {
                     repaired = true;

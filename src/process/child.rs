@@ -6,7 +6,7 @@ use std::process::{ChildStderr, ChildStdin, ChildStdout, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::failed_to;
+use super::{expected, failed_to};
 use crate::{Error, Segment, sys};
 
 /// A process that [`Process::spawn`](super::Process::spawn) started.
@@ -47,7 +47,7 @@ impl Child {
     /// all its children elsewhere.
     pub fn join(&mut self) -> Result<ExitStatus, Error> {
         let status = self.process.wait().map_err(failed_to("wait for a process"))?;
-        self.segments.clear();
+        self.has_ended();
         Ok(status)
     }
 
@@ -128,9 +128,17 @@ impl Child {
     fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         let status = self.process.try_wait()?;
         if status.is_some() {
-            self.segments.clear();
+            self.has_ended();
         }
         Ok(status)
+    }
+
+    fn has_ended(&mut self) {
+        // Told once; later the id may be another process's.
+        if !self.segments.is_empty() {
+            expected::has_ended(self.process.id());
+            self.segments.clear();
+        }
     }
 
     /// Sends a signal to a process that is ours to signal: only an unreaped child is sure to own its id. Should it

@@ -3,7 +3,6 @@
 //! The parent hands over a descriptor of its own life. The child sleeps on that from [`init`](super::init) on, in a thread of its own,
 //! and finds at once if the parent has ended already: so there is no moment at which the end of the parent goes unnoticed.
 
-use std::ffi::OsStr;
 use std::os::fd::AsRawFd;
 use std::process::Command;
 
@@ -19,9 +18,9 @@ pub(super) fn hand_over(command: &mut Command) -> Result<String, Error> {
 }
 
 /// Ends this process when the one that `text` describes has ended; does nothing if it is empty.
-pub(super) fn end_with(text: &OsStr) -> Result<(), Error> {
+pub(super) fn end_with(text: &str) -> Result<(), Error> {
     let failed = failed_to("watch the parent process");
-    let Some(number) = text.to_str().and_then(|text| text.parse().ok()) else { return Ok(()) };
+    let Ok(number) = text.parse() else { return Ok(()) };
     let parent = sys::process::inherited_pidfd(number).map_err(&failed)?;
     let watch = move || {
         sys::process::wait_for_end(&parent);

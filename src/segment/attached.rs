@@ -3,7 +3,7 @@
 
 use core::ptr::NonNull;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::joined;
@@ -43,6 +43,9 @@ pub(crate) struct Attached {
     vain: AtomicU32,
     /// Whether there were ever claims on slots that outlive a call.
     claims: AtomicBool,
+    /// Called when we take our first end, which is not so any more.
+    first_end: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    no_end_yet: AtomicBool,
     mode: FenceMode,
 }
 
@@ -157,7 +160,9 @@ impl Attached {
             watch.begin(&view);
         }
         let (looked, vain, claims) = (AtomicU64::new(0), AtomicU32::new(0), AtomicBool::new(false));
-        let attached = Arc::new(Self { view, file, name, membership, watch, looked, vain, claims, mode });
+        let (first_end, no_end_yet) = (OnceLock::new(), AtomicBool::new(true));
+        let attached =
+            Arc::new(Self { view, file, name, membership, watch, looked, vain, claims, first_end, no_end_yet, mode });
         joined::remember(&attached);
         Ok(attached)
     }
@@ -443,6 +448,21 @@ impl Attached {
     /// Counts a handle on an end of an MPMC ring. In a fork child that cannot join, the segment does not learn of it.
     pub(crate) fn enter(&self, ring: usize, side: Side) {
         self.membership.add_role(ring, side, |id| repair::set_role(self.header_at(ring), side, id));
+        self.took_end();
+    }
+
+    /// From now on `act` is called when we take our first end.
+    pub(crate) fn at_first_end(&self, act: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.first_end.set(act);
+    }
+
+    /// We have taken an end.
+    pub(crate) fn took_end(&self) {
+        if let Some(act) = self.first_end.get()
+            && self.no_end_yet.swap(false, Ordering::Relaxed)
+        {
+            act();
+        }
     }
 
     /// A claim on a slot is about to outlive its call.

@@ -78,6 +78,11 @@ static GENERATION: AtomicU32 = AtomicU32::new(0);
 static GROWING: Spin<()> = Spin::new(());
 static LIST: AtomicPtr<Membership> = AtomicPtr::new(ptr::null_mut());
 
+/// How many forks lie between the first process and this one, since this program joined a segment.
+pub(crate) fn fork_generation() -> u32 {
+    GENERATION.load(Ordering::Relaxed)
+}
+
 fn all() -> impl Iterator<Item = &'static Membership> {
     let mut next = LIST.load(Ordering::Acquire);
     core::iter::from_fn(move || {

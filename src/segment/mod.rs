@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub(crate) use attached::{Attached, Wanted};
 pub use inspect::{Listed, ObjectInfo, ParticipantInfo, Peer, Snapshot};
 pub(crate) use joined::already_open;
-pub(crate) use membership::{Membership, Side, Token};
+pub(crate) use membership::{Membership, Side, Token, fork_generation};
 pub use options::SegmentOptions;
 pub use repair::Recovered;
 pub use watcher::{Change, Watcher};

@@ -12,7 +12,7 @@ use super::view::View;
 use crate::error::{Departure, Error};
 use crate::event::{ALL, Event};
 use crate::ids::Ids;
-use crate::layout::{FLAG_ANONYMOUS, standing};
+use crate::layout::{ENTRY_DISCONNECT, FLAG_ANONYMOUS, standing};
 use crate::object::{Kind, Object};
 use crate::primitive::{AtomicU64, Ordering};
 use crate::ring::owned::Swept;
@@ -163,6 +163,38 @@ pub(crate) fn clear_role(ring: &Header, side: Side, id: u16, pid: u32) -> bool {
     // sees the count finds the bit gone.
     ring.control.news[side as usize].fetch_add(1, Ordering::Release);
     had
+}
+
+/// Process `pid`, which was to take an end, is gone, and nobody else is to come: each end that nobody has ever taken counts as left by
+/// it, if somebody has the other one. Nothing to repair if we die in between: then those of ours are told of that.
+pub(crate) fn forsake(view: &View, pid: u32) {
+    let tells = |object: &Object| object.shape.flags & ENTRY_DISCONNECT != 0;
+    let mut changed = false;
+    for object in view.objects().map_while(Result::ok).filter(tells) {
+        for ring in view.rings(&object) {
+            for (side, other) in [(Side::Sender, Side::Receiver), (Side::Receiver, Side::Sender)] {
+                let words = |side| role_words(&ring.header.roles, side);
+                if words(other).iter().all(|word| word.load(Ordering::Relaxed) == 0) {
+                    continue;
+                }
+                changed |= match object.shape.kind {
+                    Kind::Queue | Kind::SharedPipe => {
+                        let fresh = words(side).iter().all(|word| word.load(Ordering::Relaxed) == 0);
+                        if fresh {
+                            // Ordered by the Release below, as in `clear_role`.
+                            ring.header.control.departed[side as usize].store(pid, Ordering::Relaxed);
+                            words(side)[0].fetch_or(1, Ordering::AcqRel);
+                        }
+                        fresh
+                    }
+                    _ => Seat::of(&ring.header.roles, side).forsake(pid),
+                };
+            }
+        }
+    }
+    if changed {
+        wake_everybody(view);
+    }
 }
 
 /// How the last one with an end on `side` went.

@@ -1,18 +1,18 @@
 //! What starting and watching child processes needs from the system beyond `std::process`.
 
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll, ppoll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::time::TimeSpec;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, pipe2};
 
 /// Leaves `fd` open, under its number, in what `command` starts, and in nothing else: the flag is cleared after
 /// the fork, so that a program which another thread starts meanwhile does not get the descriptor.
@@ -54,6 +54,29 @@ pub(crate) fn inherited_pidfd(number: RawFd) -> io::Result<OwnedFd> {
     set_cloexec(number)?;
     // SAFETY: the descriptor is open, was left open for this process by its parent, and is taken over once, by `init`.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// A pipe: where to read, and where to write. Neither end ever waits.
+pub(crate) fn report_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?)
+}
+
+/// The inherited end of a pipe with this number, closed on exec from now on.
+pub(crate) fn inherited_pipe(number: RawFd) -> io::Result<OwnedFd> {
+    let target = std::fs::read_link(format!("/proc/self/fd/{number}"))?;
+    if !target.to_string_lossy().starts_with("pipe:") {
+        return Err(io::Error::other("the descriptor that was handed over is not a pipe"));
+    }
+    set_cloexec(number)?;
+    // SAFETY: the descriptor is open, was left open for this process by its parent, and is taken over once, by `init`.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Sleeps until some of these are readable, or at their end, and says which.
+pub(crate) fn wait_any_readable(fds: &[BorrowedFd<'_>]) -> Vec<bool> {
+    let mut fds: Vec<PollFd<'_>> = fds.iter().map(|&fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+    while !matches!(poll(&mut fds, PollTimeout::NONE), Ok(1..)) {}
+    fds.iter().map(|fd| fd.any().unwrap_or(true)).collect()
 }
 
 /// Sleeps until the process has ended of which this is the descriptor.

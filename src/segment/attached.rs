@@ -113,6 +113,9 @@ fn wait_for_admission(turn: Option<&FutexWord>, try_lock: impl Fn() -> Result<bo
     }
 }
 
+/// At how many leases a joiner looks of those for whom the kernel answers. It may have been kept from telling.
+const LEASES_A_JOIN: usize = 64;
+
 /// For how long to wait for the end of somebody whose death the kernel has announced, or after whom somebody repairs.
 const ENDING_PATIENCE: Duration = Duration::from_secs(1);
 const ENDING_PAUSE: Duration = Duration::from_micros(50);
@@ -190,7 +193,7 @@ impl Attached {
                 return Err(name.not_found());
             }
         }
-        // The kernel answers for the others: what it has not marked, lives.
+        // The others later, without keeping anybody from joining: as far as the kernel tells, they live.
         repair::repair(view, own, membership, view.joined().filter(|&id| !view.is_vouched_for(id)));
         let is_free = |id: &u16| !view.has_joined(*id) && matches!(lease::try_lock(own, *id), Ok(true));
         let patience = Deadline::after(ENDING_PATIENCE);
@@ -224,6 +227,8 @@ impl Attached {
         drop(admission);
         // The next one may come while we wake everybody.
         view.announce();
+        let circle = (id + 1..=view.max_participants()).chain(1..id);
+        repair::repair(view, own, membership, circle.filter(|&other| view.has_joined(other)).take(LEASES_A_JOIN));
         Ok(id)
     }
 

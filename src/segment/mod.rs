@@ -1,5 +1,6 @@
 //! Segments: one mapped file, shared by name or by descriptor, that holds named objects.
 
+mod admission;
 mod attached;
 mod inspect;
 mod joined;

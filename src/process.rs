@@ -378,9 +378,10 @@ impl Process {
 
     /// Hands a segment over; it is [`Context::segment`] 0, 1, … in the order of the calls.
     ///
-    /// If the process ends, in whatever way, before it has taken an end of anything in the segment, then each end that nobody has
-    /// taken yet, of a pipe or of a queue that tells of departures, counts as left by it: who waits at the other end is told,
-    /// unless another process that was handed the segment may still come. Whoever takes such an end later is its successor.
+    /// If the process ends, in whatever way, before it has taken an end of anything in the segment, then each end of a pipe or
+    /// an SPSC queue that nobody has taken yet counts as left by it: who waits at the other end is told, unless another process
+    /// that was handed the segment may still come. If the process fails, the same holds for the ends of MPMC queues.
+    /// Queues that [keep waiting](crate::QueueOptions::keep_waiting) are never told. Whoever takes such an end later is its successor.
     /// That does not depend on the [`Child`]: it may be dropped. (Linux before 5.3 does not tell.)
     ///
     /// The [`Child`] keeps it open here until the process is seen to have exited, or the `Child` is dropped, so

@@ -6,7 +6,7 @@ use gimmal::process::{self, Context, Entry, Outcome};
 use gimmal::{Departure, Pipe, Queue, RecvTimeoutError, Segment, SendTimeoutError, SpscQueue, TryRecvError, Value};
 use support::{LONG, die_with_parent, join, join_well, say_ready, until_ready};
 
-const ENTRIES: [Entry; 4] = gimmal::entries![end_at_once, end_when_told, connect, use_and_leave];
+const ENTRIES: [Entry; 5] = gimmal::entries![end_at_once, end_well, end_when_told, connect, use_and_leave];
 
 #[test]
 fn child() {
@@ -29,6 +29,10 @@ fn say_over(segment: &Segment) {
 
 fn end_at_once(_: &Context) -> Outcome {
     std::process::abort()
+}
+
+fn end_well(_: &Context) -> Outcome {
+    Ok(())
 }
 
 fn end_when_told(context: &Context) -> Outcome {
@@ -88,12 +92,13 @@ fn an_end_of_a_pipe_is_told_and_a_successor_takes_the_other() {
 #[test]
 fn ends_of_queues_that_tell_of_departures_are_told() {
     let segment = stage();
-    let options = || Queue::<u64>::options().capacity(4).disconnect(true);
+    let options = || Queue::<u64>::options().capacity(4);
     let receiver = options().create::<u64>(&segment, "results").unwrap().receiver().unwrap();
     let sender = options().create::<u64>(&segment, "jobs").unwrap().sender().unwrap();
     let mut single = options().create_spsc::<u64>(&segment, "single").unwrap().receiver().unwrap();
     let shared = Pipe::shared_first::<u64, u64>(&segment, "shared", 4).unwrap();
-    let quiet = Queue::<u64>::options().disconnect(false).create::<u64>(&segment, "quiet").unwrap().receiver().unwrap();
+    let quiet =
+        Queue::<u64>::options().keep_waiting(true).create::<u64>(&segment, "quiet").unwrap().receiver().unwrap();
     let mut child = support::process("end_at_once").segment(&segment).spawn().unwrap();
     let peer = Departure::Died { pid: child.pid() };
     assert_eq!(receiver.recv_timeout(LONG), Err(died(child.pid())));
@@ -109,6 +114,27 @@ fn ends_of_queues_that_tell_of_departures_are_told() {
     assert_eq!(jobs.try_recv(), Ok(2));
     SpscQueue::<u64>::open(&segment, "single").unwrap().sender().unwrap().send(3).unwrap();
     assert_eq!(single.recv_timeout(LONG), Ok(3));
+}
+
+/// It may have been started for something else: others may send.
+#[test]
+fn a_process_that_ends_well_without_an_end_says_nothing_of_queues() {
+    let segment = stage();
+    let queue = Queue::<u64>::create(&segment, "results", 4).unwrap().receiver().unwrap();
+    let mut pipe = Pipe::simplex_receiver::<u64>(&segment, "pipe", 4).unwrap();
+    for joined_by_us in [true, false] {
+        let mut child = support::process("end_well").kill_on_drop(false).segment(&segment).spawn().unwrap();
+        let pid = child.pid();
+        if joined_by_us {
+            join_well(&mut child);
+        }
+        drop(child);
+        // The pipe says when the end of the process was told.
+        assert_eq!(pipe.recv_timeout(LONG), Err(died(pid)));
+        assert_eq!(queue.try_recv(), Err(TryRecvError::Empty));
+        drop(pipe);
+        pipe = Pipe::simplex_receiver::<u64>(&segment, &format!("after-{pid}"), 4).unwrap();
+    }
 }
 
 /// The handle is not what tells.

@@ -47,7 +47,7 @@ impl Child {
     /// all its children elsewhere.
     pub fn join(&mut self) -> Result<ExitStatus, Error> {
         let status = self.process.wait().map_err(failed_to("wait for a process"))?;
-        self.has_ended();
+        self.has_ended(status);
         Ok(status)
     }
 
@@ -127,16 +127,16 @@ impl Child {
 
     fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         let status = self.process.try_wait()?;
-        if status.is_some() {
-            self.has_ended();
+        if let Some(status) = status {
+            self.has_ended(status);
         }
         Ok(status)
     }
 
-    fn has_ended(&mut self) {
+    fn has_ended(&mut self, status: ExitStatus) {
         // Told once; later the id may be another process's.
         if !self.segments.is_empty() {
-            expected::has_ended(self.process.id());
+            expected::has_ended(self.process.id(), !status.success());
             self.segments.clear();
         }
     }

@@ -7,7 +7,8 @@
 //!
 //! If it ends before, every end in the segment that nobody has taken so far counts as left by it, and whoever waits at the
 //! other end is told. Which one it was to take, nobody knows. So this waits while another process that was handed the segment
-//! has taken nothing yet either.
+//! has taken nothing yet either. The ends of queues that any number may take count only if it failed: one that ended well may
+//! have had nothing to do with them.
 //!
 //! All of this is the parent's own memory. A fork child expects nobody. If the parent dies, its own ends are those of the dead.
 
@@ -57,6 +58,7 @@ struct Descriptors {
 /// A segment where a process has ended before it took an end.
 struct Orphan {
     pid: u32,
+    failed: bool,
     segment: Weak<Attached>,
 }
 
@@ -123,11 +125,11 @@ impl Invitation {
 }
 
 /// Process `pid`, a child, has ended. When this returns, nothing of this module keeps its segments.
-pub(super) fn has_ended(pid: u32) {
+pub(super) fn has_ended(pid: u32, failed: bool) {
     let Some(registry) = existing() else { return };
     let mut state = registry.lock();
     if let Some(at) = state.expected.iter().position(|expected| expected.pid == pid) {
-        state.end(at);
+        state.end(at, failed);
         registry.bell.ring();
     }
 }
@@ -168,7 +170,7 @@ impl Registry {
                 let same = |expected: &Expected| Arc::ptr_eq(&expected.descriptors, descriptors);
                 if let Some(at) = state.expected.iter().position(same) {
                     if ready[1 + index] {
-                        state.end(at);
+                        state.end(at, !sys::process::has_ended_well(&descriptors.process));
                     } else {
                         state.hear(at);
                     }
@@ -203,12 +205,13 @@ impl State {
     }
 
     /// The process has ended.
-    fn end(&mut self, at: usize) {
+    fn end(&mut self, at: usize, failed: bool) {
         let (pid, before) = (self.expected[at].pid, self.expected.len());
         self.hear(at);
         if self.expected.len() == before {
             let expected = self.expected.swap_remove(at);
-            self.orphans.extend(expected.segments.into_iter().flatten().map(|segment| Orphan { pid, segment }));
+            let segments = expected.segments.into_iter().flatten();
+            self.orphans.extend(segments.map(|segment| Orphan { pid, failed, segment }));
             self.judge();
         }
     }
@@ -222,7 +225,7 @@ impl State {
                 return true;
             }
             if let Some(segment) = orphan.segment.upgrade() {
-                repair::forsake(segment.view(), orphan.pid);
+                repair::forsake(segment.view(), orphan.pid, orphan.failed);
             }
             false
         });

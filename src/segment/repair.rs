@@ -166,9 +166,11 @@ pub(crate) fn clear_role(ring: &Header, side: Side, id: u16, pid: u32) -> bool {
 }
 
 /// Process `pid`, which was to take an end, is gone, and nobody else is to come: each end that nobody has ever taken counts as left by
-/// it, if somebody has the other one. Nothing to repair if we die in between: then those of ours are told of that.
-pub(crate) fn forsake(view: &View, pid: u32) {
-    let tells = |object: &Object| object.shape.flags & ENTRY_DISCONNECT != 0;
+/// it, if somebody has the other one; those of MPMC queues only if it `failed`. Nothing to repair if we die in between: then those
+/// of ours are told of that.
+pub(crate) fn forsake(view: &View, pid: u32, failed: bool) {
+    let tells =
+        |object: &Object| object.shape.flags & ENTRY_DISCONNECT != 0 && (failed || object.shape.kind != Kind::Queue);
     let mut changed = false;
     for object in view.objects().map_while(Result::ok).filter(tells) {
         for ring in view.rings(&object) {
@@ -184,6 +186,7 @@ pub(crate) fn forsake(view: &View, pid: u32) {
                             // Ordered by the Release below, as in `clear_role`.
                             ring.header.control.departed[side as usize].store(pid, Ordering::Relaxed);
                             words(side)[0].fetch_or(1, Ordering::AcqRel);
+                            ring.header.control.news[side as usize].fetch_add(1, Ordering::Release);
                         }
                         fresh
                     }

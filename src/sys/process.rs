@@ -12,6 +12,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll, ppoll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::time::TimeSpec;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, pipe2};
 
 /// Leaves `fd` open, under its number, in what `command` starts, and in nothing else: the flag is cleared after
@@ -84,6 +85,12 @@ pub(crate) fn wait_for_end(process: &OwnedFd) {
     let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
     // Interrupted, or short of memory: once more.
     while !matches!(poll(&mut fds, PollTimeout::NONE), Ok(1..)) {}
+}
+
+/// Whether the child of which this is the descriptor has ended with exit code 0; `false` if somebody has reaped it.
+pub(crate) fn has_ended_well(process: &OwnedFd) -> bool {
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    matches!(waitid(Id::PIDFd(process.as_fd()), look), Ok(WaitStatus::Exited(_, 0)))
 }
 
 /// Ends this process at once, whatever its threads do.

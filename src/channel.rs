@@ -257,7 +257,7 @@ impl Channel {
         deadline: Option<Deadline>,
         mut attempt: impl FnMut() -> Result<R, TrySendError<()>>,
     ) -> Result<R, SendTimeoutError<()>> {
-        let sent = self.wait(&self.header().not_full, pace, deadline, || match attempt() {
+        let sent = self.try_wait(&self.header().not_full, pace, deadline, || match attempt() {
             Ok(sent) => ControlFlow::Break(Ok(sent)),
             Err(TrySendError::Full(())) => ControlFlow::Continue(()),
             Err(TrySendError::Closed(())) => ControlFlow::Break(Err(SendTimeoutError::Closed(()))),
@@ -280,7 +280,7 @@ impl Channel {
         deadline: Option<Deadline>,
         mut attempt: impl FnMut() -> Result<R, TryRecvError>,
     ) -> Result<R, RecvTimeoutError> {
-        let received = self.wait(&self.header().not_empty, pace, deadline, || match attempt() {
+        let received = self.try_wait(&self.header().not_empty, pace, deadline, || match attempt() {
             Ok(value) => ControlFlow::Break(Ok(value)),
             Err(TryRecvError::Empty) => ControlFlow::Continue(()),
             Err(TryRecvError::Closed) => ControlFlow::Break(Err(RecvTimeoutError::Closed)),
@@ -301,6 +301,17 @@ impl Channel {
         attempt: impl FnMut() -> ControlFlow<R>,
     ) -> Option<R> {
         event.wait(self.attached(), pace, deadline, attempt)
+    }
+
+    /// As [`Channel::wait`], where an attempt may end without taking anything.
+    pub(crate) fn try_wait<T, E>(
+        &self,
+        event: &Event,
+        pace: &Pace,
+        deadline: Option<Deadline>,
+        attempt: impl FnMut() -> ControlFlow<Result<T, E>>,
+    ) -> Option<Result<T, E>> {
+        event.try_wait(self.attached(), pace, deadline, attempt)
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! event:   seq: u32 (the futex word)        tickets: u64 = registered:32 | answered:32
 //!
-//! wait:    s = seq;  registered += 1;  heavy fence;  look again;  futex_wait(seq, s)
+//! wait:    s = seq;  registered += 1 (far from answered: wake everybody);  heavy fence;  look again;  futex_wait(seq, s)
 //! notify:  (after the commit)  light fence;  t = tickets;  if registered == answered: done
 //!          seq += 1;  k = futex_wake(seq, n);  if k < n: answered = max(answered, t.registered)
 //! ```
@@ -18,15 +18,34 @@
 //! 3. *Answering.* Tickets are only declared answered when the kernel's queue ran dry (`k < n`): then everybody counted
 //!    in `t` had read `seq` before the bump and is awake or cannot fall asleep on it. Both numbers only grow, so there
 //!    is no clearing that could overtake a new sleeper, and a killed sleeper leaks nothing but one extra wake call.
-//! 4. *A wake is not wasted.* A thread that was woken and leaves without taking anything passes the wake on.
+//! 4. *A wake is not wasted.* A thread that was woken and leaves without taking anything, by its deadline or with an error,
+//!    passes the wake on.
 //! 5. *A waker or a woken thread that is killed* is covered by whoever notices the death: every sleeper is woken. That is
 //!    the sentinel; in a process without one sleepers look at the leases every [`LOOK`].
 //!
 //! A woken thread that is *stopped* before it takes anything keeps its wake until it goes on: what it was woken for is there
 //! for whoever calls, and the next notify wakes the next sleeper.
 //!
-//! The counters wrap after 2^32 sleeps; only equality and distances below 2^31 are used.
+//! # Why the halves never meet while somebody sleeps
+//!
+//! Equal halves hide every sleeper, and the numbers wrap after 2^32 sleeps. A pool of which some always sleep never lets a
+//! wake find the queue dry, so notifiers alone do not bound the distance from `answered` to `registered`. Sleepers do: one
+//! that takes a ticket at a distance of [`FAR_APART`] or more wakes everybody, itself included, and answers. So the distance
+//! stays below `FAR_APART` plus the threads that are between their ticket and that answer at one time, or were killed there:
+//! it would take 3 * 2^30 of them. It costs one look of every sleeper in 2^30 sleeps.
+//!
+//! *A word that a peer has forged* can hide those who sleep, as the peer could by taking their messages. Every distance
+//! is answered as a whole, also one beyond 2^31: `answered` moves to the ticket that the notifier saw if that lies between
+//! the two halves as they are now. So the next sleeper brings forged halves together, and one more look later it sleeps.
+//!
+//! *A notifier that stands still* between its wake and its answer for so long that the numbers have gone round may answer
+//! tickets it never saw. It can only hide somebody if it makes the halves equal: if the tickets meanwhile are a multiple of
+//! 2^32 exactly, and the last of them is asleep.
+//!
+//! `seq` wraps, too. A thread would have to stand still between reading it and falling asleep while exactly a multiple of
+//! 2^32 wakes happen.
 
+use core::convert::Infallible;
 use core::ops::ControlFlow;
 use std::time::Duration;
 
@@ -54,6 +73,9 @@ const LOOKS: u32 = 8;
 /// Nanoseconds of spinning after which it lets others run.
 const ALONE: u64 = 2_000;
 
+/// Unanswered tickets at which a sleeper sees to it that they are answered.
+pub(crate) const FAR_APART: u32 = 1 << 30;
+
 /// Everybody who sleeps on one event.
 pub(crate) const ALL: u32 = i32::MAX as u32;
 
@@ -75,6 +97,11 @@ pub(crate) trait Surroundings {
     }
 }
 
+/// How many tickets are unanswered.
+fn distance(tickets: u64) -> u32 {
+    ((tickets >> 32) as u32).wrapping_sub(tickets as u32)
+}
+
 /// One condition that threads of any process sleep on. Sixteen bytes of shared memory, valid when zero.
 #[repr(C)]
 pub(crate) struct Event {
@@ -91,6 +118,18 @@ impl Event {
         Self { seq: FutexWord::new(), tickets: AtomicU64::new(0) }
     }
 
+    /// Sets the halves apart, as sleeps do that nobody answers.
+    #[cfg(any(test, loom))]
+    pub(crate) fn set_apart(&self, registered: u32, answered: u32) {
+        self.tickets.store(u64::from(registered) << 32 | u64::from(answered), Ordering::Relaxed);
+    }
+
+    /// How many tickets are unanswered.
+    #[cfg(loom)]
+    pub(crate) fn distance(&self) -> u32 {
+        distance(self.tickets.load(Ordering::Relaxed))
+    }
+
     fn word(&self) -> &AtomicU32 {
         self.seq.word()
     }
@@ -105,6 +144,15 @@ impl Event {
         }
     }
 
+    /// Takes a ticket, in front of the heavy fence and the decisive look.
+    fn register(&self) {
+        let before = self.tickets.fetch_add(1 << 32, Ordering::Relaxed);
+        if distance(before) >= FAR_APART {
+            // Our own ticket is not among those: we have read `seq` already, do not fall asleep on it, and take another.
+            self.wake(ALL, before);
+        }
+    }
+
     #[cold]
     fn wake(&self, n: u32, seen: u64) {
         // Release: a waiter whose futex call finds the new value and returns at once must also find the commit.
@@ -112,9 +160,15 @@ impl Event {
         if self.seq.wake(n) >= n {
             return;
         }
+        self.answer(seen);
+    }
+
+    /// Declares all tickets answered that are counted in `seen`.
+    fn answer(&self, seen: u64) {
         let registered = (seen >> 32) as u32;
         let mut now = seen;
-        while (registered.wrapping_sub(now as u32) as i32) > 0 {
+        // While it lies in front of what is answered now, and not in front of what is registered now.
+        while (1..=distance(now)).contains(&registered.wrapping_sub(now as u32)) {
             let answered = now & !0xffff_ffff | u64::from(registered);
             match self.tickets.compare_exchange_weak(now, answered, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => break,
@@ -123,7 +177,8 @@ impl Event {
         }
     }
 
-    /// Calls `attempt` until it breaks or `deadline` passes, sleeping in between; `None` is the deadline.
+    /// Calls `attempt` until it breaks or `deadline` passes, sleeping in between; `None` is the deadline. When it breaks, the
+    /// caller has what was waited for.
     ///
     /// Whoever makes `attempt` succeed must call [`Event::notify`] afterwards.
     pub(crate) fn wait<R>(
@@ -133,6 +188,19 @@ impl Event {
         deadline: Option<Deadline>,
         mut attempt: impl FnMut() -> ControlFlow<R>,
     ) -> Option<R> {
+        let attempt = || attempt().map_break(Ok::<R, Infallible>);
+        self.try_wait(surroundings, pace, deadline, attempt).map(|Ok(result)| result)
+    }
+
+    /// As [`Event::wait`], for attempts that may end in vain: with `Err` the caller has taken nothing, and a wake that was
+    /// spent on it goes to another sleeper.
+    pub(crate) fn try_wait<T, E>(
+        &self,
+        surroundings: &impl Surroundings,
+        pace: &Pace,
+        deadline: Option<Deadline>,
+        mut attempt: impl FnMut() -> ControlFlow<Result<T, E>>,
+    ) -> Option<Result<T, E>> {
         if let ControlFlow::Break(result) = attempt() {
             return Some(result);
         }
@@ -154,23 +222,22 @@ impl Event {
     }
 
     /// The part of a wait in which it sleeps.
-    fn sleep<R>(
+    fn sleep<T, E>(
         &self,
         surroundings: &impl Surroundings,
         deadline: Option<Deadline>,
-        mut attempt: impl FnMut() -> ControlFlow<R>,
-    ) -> Option<R> {
+        mut attempt: impl FnMut() -> ControlFlow<Result<T, E>>,
+    ) -> Option<Result<T, E>> {
         let mode = surroundings.fence_mode();
         let mut woken = Woken { event: self, mode, in_hand: false };
         let mut look = Deadline::now().plus(surroundings.patience());
         loop {
             // Acquire: pairs with the Release bump, see `wake`.
             let seq = self.word().load(Ordering::Acquire);
-            self.tickets.fetch_add(1 << 32, Ordering::Relaxed);
+            self.register();
             heavy_fence(mode);
             if let ControlFlow::Break(result) = attempt() {
-                woken.in_hand = false;
-                return Some(result);
+                return Some(woken.ends_with(result));
             }
             if deadline.is_some_and(|deadline| surroundings.passed(deadline)) {
                 return None;
@@ -187,8 +254,7 @@ impl Event {
             }
             // Mostly there is something now, and another fence may take microseconds.
             if let ControlFlow::Break(result) = attempt() {
-                woken.in_hand = false;
-                return Some(result);
+                return Some(woken.ends_with(result));
             }
         }
     }
@@ -230,12 +296,20 @@ fn spin<R>(
     None
 }
 
-/// A wake that was spent on a thread; if that leaves without having taken anything, by its deadline or in a panic of the
-/// attempt, it is passed on.
+/// A wake that was spent on a thread; if that leaves without having taken anything, by its deadline, with an error, or in a
+/// panic of the attempt, it is passed on.
 struct Woken<'a> {
     event: &'a Event,
     mode: FenceMode,
     in_hand: bool,
+}
+
+impl Woken<'_> {
+    /// The attempt has ended like this.
+    fn ends_with<T, E>(mut self, result: Result<T, E>) -> Result<T, E> {
+        self.in_hand &= result.is_err();
+        result
+    }
 }
 
 impl Drop for Woken<'_> {

@@ -268,11 +268,13 @@ impl<T: Pod> Lock<T> {
     }
 
     fn lock_until(&self, deadline: Option<Deadline>) -> Result<LockGuard<T>, LockError<LockGuard<T>>> {
-        let taken = self.header().event.wait(&*self.attached, &Pace::default(), deadline, || match self.try_lock() {
-            Err(LockError::WouldBlock) => ControlFlow::Continue(()),
-            result => ControlFlow::Break(result),
-        });
-        taken.unwrap_or(Err(LockError::Timeout))
+        let taken =
+            self.header().event.try_wait(&*self.attached, &Pace::default(), deadline, || match self.try_lock() {
+                Err(LockError::WouldBlock) => ControlFlow::Continue(()),
+                taken @ (Ok(_) | Err(LockError::OwnerDied { .. })) => ControlFlow::Break(Ok(taken)),
+                Err(error) => ControlFlow::Break(Err(error)),
+            });
+        taken.unwrap_or(Err(LockError::Timeout)).unwrap_or_else(Err)
     }
 
     /// Takes the lock, waiting as long as it takes.

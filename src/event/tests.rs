@@ -510,3 +510,121 @@ fn as_many_are_woken_as_there_is_something_for_and_no_more() {
     // A signal handler, or a debugger, may wake one now and then.
     assert!(woken * 20 < takes * 21, "{woken} were woken for {takes}");
 }
+
+// --- at the edge of the tickets ---
+
+/// Two threads that are never both awake: each permit wakes one of two, so that no wake finds the queue dry.
+fn sleep_in_turn(gate: &Arc<Gate>, rounds: u32) {
+    let (home, homecomers) = channel();
+    for _ in 0..2 {
+        let (gate, home) = (Arc::clone(gate), home.clone());
+        thread::spawn(move || while gate.take(None) && home.send(()).is_ok() {});
+    }
+    for _ in 0..rounds {
+        gate.until_asleep(2);
+        gate.give(1);
+        homecomers.recv_timeout(PATIENCE).expect("a wake was lost");
+    }
+    drop(homecomers);
+    gate.until_asleep(2);
+    gate.give(2);
+}
+
+/// A pool of which some always sleep never lets a wake find the queue dry. Its sleepers answer their own tickets before the
+/// halves can meet.
+#[test]
+fn sleepers_that_nobody_answers_keep_the_halves_together() {
+    const ROUNDS: u32 = 20;
+    for mode in modes() {
+        for answered in [0, 7, u32::MAX - 5, 1 << 31] {
+            let gate = Gate::new(mode, false, 0);
+            gate.event.set_apart(answered.wrapping_add(FAR_APART - 2), answered);
+            sleep_in_turn(&gate, ROUNDS);
+            let (registered, answered) = halves(&gate.event);
+            let distance = registered.wrapping_sub(answered);
+            assert!(distance < 4 * ROUNDS, "{distance} unanswered");
+        }
+    }
+}
+
+/// Halves that are farther apart than any sleeper leaves them were written by a peer that does not follow the protocol.
+/// Nobody sleeps for ever because of that, and nobody goes on looking.
+#[test]
+fn halves_that_are_too_far_apart_come_together_with_the_next_sleep() {
+    for mode in modes() {
+        for distance in [FAR_APART, (1 << 31) - 1, 1 << 31, (1 << 31) + 1, u32::MAX - 2, u32::MAX - 1, u32::MAX] {
+            for answered in [0, 1 << 31, u32::MAX] {
+                let gate = Gate::new(mode, false, 0);
+                gate.event.set_apart(u32::wrapping_add(answered, distance), answered);
+                let before = gate.event.word().load(Ordering::Relaxed);
+                sleep_in_turn(&gate, 5);
+                let (registered, answered) = halves(&gate.event);
+                let distance = registered.wrapping_sub(answered);
+                assert!(distance < 40, "{distance} unanswered");
+                let wakes = gate.event.word().load(Ordering::Relaxed).wrapping_sub(before);
+                assert!(wakes < 20, "{wakes} wakes for five permits");
+            }
+        }
+    }
+}
+
+/// The notifier that finds the queue dry answers, however far apart the halves are.
+#[test]
+fn a_dry_wake_answers_at_any_distance() {
+    for distance in [1, FAR_APART, (1 << 31) - 1, 1 << 31, (1 << 31) + 1, u32::MAX] {
+        let event = Event::new();
+        event.set_apart(distance.wrapping_add(9), 9);
+        event.notify(1, FenceMode::Full);
+        assert_eq!(halves(&event), (distance.wrapping_add(9), distance.wrapping_add(9)));
+    }
+}
+
+/// A notifier that was slow answers nothing that came after its look, and takes nothing back.
+#[test]
+fn a_slow_answer_changes_nothing() {
+    let word = |registered: u32, answered: u32| u64::from(registered) << 32 | u64::from(answered);
+    for start in [0, 1 << 31, u32::MAX - 6] {
+        let at = |n| u32::wrapping_add(start, n);
+        let event = Event::new();
+        event.set_apart(at(8), at(5));
+        event.answer(word(at(4), at(2)));
+        assert_eq!(halves(&event), (at(8), at(5)), "behind what is answered");
+        event.answer(word(at(7), at(2)));
+        assert_eq!(halves(&event), (at(8), at(7)), "as far as it saw");
+    }
+}
+
+/// What a receiver may learn instead of a message is nothing taken: the wake goes to somebody else.
+#[test]
+fn a_wake_spent_on_one_who_fails_reaches_one_who_stays() {
+    for mode in modes() {
+        let gate = Gate::new(mode, false, 0);
+        let (home, homecomers) = channel();
+        let failing = Arc::clone(&gate);
+        let refused = home.clone();
+        thread::spawn(move || {
+            let thread = fs::read_link("/proc/thread-self").expect("/proc is mounted");
+            failing.drowsy.lock().unwrap().push(thread.clone());
+            let attempt = || match failing.permits.load(Ordering::Acquire) {
+                0 => ControlFlow::Continue(()),
+                _ => ControlFlow::Break(Err::<(), _>("no space")),
+            };
+            let result = failing.event.try_wait(&*failing, &Pace::default(), None, attempt);
+            assert_eq!(result, Some(Err("no space")));
+            failing.drowsy.lock().unwrap().retain(|other| *other != thread);
+            let _ = refused.send("refused");
+        });
+        gate.until_asleep(1);
+        let taking = Arc::clone(&gate);
+        thread::spawn(move || {
+            taking.take(None);
+            let _ = home.send("taken");
+        });
+        gate.until_asleep(2);
+        // The kernel wakes the one that came first.
+        gate.give(1);
+        let mut both = [(); 2].map(|()| homecomers.recv_timeout(PATIENCE).expect("a wake was lost"));
+        both.sort_unstable();
+        assert_eq!(both, ["refused", "taken"]);
+    }
+}

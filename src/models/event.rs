@@ -127,3 +127,67 @@ fn event_passes_the_wake_of_a_leaver_on() {
         (jobs, Box::new(move || assert_eq!(stock.things.load(Relaxed), 0)))
     });
 }
+
+/// One sleeper at the edge: its ticket is the one at which it answers, or the next. It wakes everybody, itself included, and
+/// misses no thing.
+#[test]
+fn event_brings_the_halves_together_at_the_edge() {
+    for distance in [FAR_APART - 1, FAR_APART, u32::MAX] {
+        explore(Some(3), move || {
+            let stock = Stock::new();
+            stock.event.set_apart(distance.wrapping_add(5), 5);
+            let (of_putter, of_taker) = (stock.clone(), stock.clone());
+            let jobs: Vec<Job> = vec![
+                Box::new(move || {
+                    of_putter.put();
+                    of_putter.put();
+                }),
+                Box::new(move || {
+                    of_taker.wait();
+                    of_taker.wait();
+                    // Nothing is left, so that it takes two more tickets at least.
+                    of_taker.event.wait(&Leaver(0.into()), &Pace::default(), Some(Deadline(0)), || {
+                        match of_taker.event.distance() {
+                            0..8 => ControlFlow::Break(()),
+                            _ => ControlFlow::Continue(()),
+                        }
+                    });
+                }),
+            ];
+            let check = move || {
+                assert_eq!(stock.things.load(Relaxed), 0);
+                assert!(stock.event.distance() < 8, "{} unanswered", stock.event.distance());
+            };
+            (jobs, Box::new(check))
+        });
+    }
+}
+
+/// One of two sleepers finds that there is something and fails to take it, as one who cannot have the memory for a message.
+/// If the wake was spent on that one, it goes to the other.
+#[test]
+fn event_passes_the_wake_of_one_who_fails_on() {
+    explore(Some(2), move || {
+        let stock = Stock::new();
+        let over = loom::sync::Arc::new(AtomicU32::new(0));
+        let (of_putter, of_failing, of_taker) = (stock.clone(), stock.clone(), stock.clone());
+        let is_over = over.clone();
+        let jobs: Vec<Job> = vec![
+            Box::new(move || of_putter.put()),
+            Box::new(move || {
+                let fail = || match of_failing.things.load(Relaxed) + is_over.load(Relaxed) {
+                    0 => ControlFlow::Continue(()),
+                    _ => ControlFlow::Break(Err::<(), ()>(())),
+                };
+                let _ = of_failing.event.try_wait(&Still, &Pace::default(), None, fail);
+            }),
+            Box::new(move || {
+                of_taker.wait();
+                // The one that fails may have seen nothing to fail at.
+                over.store(1, Relaxed);
+                of_taker.event.notify(ALL, MODE);
+            }),
+        ];
+        (jobs, Box::new(move || assert_eq!(stock.things.load(Relaxed), 0)))
+    });
+}

@@ -27,7 +27,7 @@ use loom::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use loom::thread;
 
 use crate::deadline::Deadline;
-use crate::event::{ALL, Event, Surroundings};
+use crate::event::{ALL, Event, FAR_APART, Surroundings};
 use crate::ids::Ids;
 use crate::layout::{SlotWord, state};
 use crate::pace::Pace;

@@ -1,5 +1,6 @@
 //! The receiving end.
 
+use core::convert::Infallible;
 use core::fmt;
 use core::ops::ControlFlow;
 use core::ptr::NonNull;
@@ -85,16 +86,12 @@ impl<M: Message + ?Sized> Receiver<M> {
     pub fn poll(&self, timeout: Duration) -> bool {
         let Endpoint { queue, pace, guards, .. } = &self.end;
         let is_ready = || match queue.is_ready(guards.load(Ordering::Relaxed)) {
-            true => ControlFlow::Break(()),
+            // Ready, but nothing is taken.
+            true => ControlFlow::Break(Err::<Infallible, _>(())),
             false => ControlFlow::Continue(()),
         };
         let channel = &queue.channel;
-        let ready = channel.wait(&channel.header().not_empty, pace, Deadline::after(timeout), is_ready).is_some();
-        if ready {
-            // Whoever was woken has taken nothing.
-            channel.committed(1);
-        }
-        ready
+        channel.try_wait(&channel.header().not_empty, pace, Deadline::after(timeout), is_ready).is_some()
     }
 
     /// A descriptor that becomes readable when there is something to receive, for `poll` and `epoll`: see [`Doorbell`].

@@ -173,14 +173,20 @@ impl Channel {
     }
 
     pub(crate) fn wake_everybody(&self) {
-        self.header().not_empty.notify(ALL, self.mode);
-        self.header().not_full.notify(ALL, self.mode);
+        self.header().not_empty.notify(ALL, self.mode, || self.ring());
+        self.header().not_full.notify(ALL, self.mode, || self.ring());
+    }
+
+    /// Rings the segment's bell.
+    #[cold]
+    fn ring(&self) {
+        self.attached.view().ring();
     }
 
     /// Tells receivers of `n` commits.
     #[inline(always)]
     pub(crate) fn committed(&self, n: usize) {
-        self.header().not_empty.notify(clamp(n), self.mode);
+        self.header().not_empty.notify(clamp(n), self.mode, || self.ring());
     }
 
     /// Tells senders of `n` releases in an MPMC ring, and receivers if these may have been waiting for nothing else to end.
@@ -204,7 +210,7 @@ impl Channel {
     /// Tells senders of `n` releases.
     #[inline(always)]
     pub(crate) fn released(&self, n: usize) {
-        self.header().not_full.notify(clamp(n), self.mode);
+        self.header().not_full.notify(clamp(n), self.mode, || self.ring());
     }
 
     /// What there is to know about `side`, as a count that only grows. Relaxed: who does not see the last news yet is woken after it,

@@ -51,7 +51,9 @@ use std::time::Duration;
 
 use crate::deadline::Deadline;
 use crate::pace::Pace;
-use crate::primitive::{AtomicU32, AtomicU64, FenceMode, FutexWord, Ordering, heavy_fence, light_fence, spin_loop};
+use crate::primitive::{
+    AtomicU32, AtomicU64, FenceMode, FutexWord, Ordering, fence, heavy_fence, light_fence, spin_loop,
+};
 
 /// How a futex wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,11 +93,26 @@ pub(crate) trait Surroundings {
     fn patience(&self) -> Duration {
         LOOK
     }
+    /// Rings the segment's bell: see [`Event::arm`].
+    fn ring(&self) {}
     /// Whether the deadline has come.
     fn passed(&self, deadline: Deadline) -> bool {
         deadline.passed()
     }
 }
+
+/// The bits of [`Event::bell`].
+mod bell {
+    pub(super) const QUIET: u32 = 0;
+    pub(super) const ARMED: u32 = 1;
+    pub(super) const RINGING: u32 = 2;
+    pub(super) const STATE: u32 = 3;
+    pub(super) const VERSION: u32 = 4;
+}
+
+/// What the bell of an event says as long as nobody has rung it.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Armed(pub(crate) u32);
 
 /// How many tickets are unanswered.
 fn distance(tickets: u64) -> u32 {
@@ -107,6 +124,9 @@ fn distance(tickets: u64) -> u32 {
 pub(crate) struct Event {
     /// Bumped before every wake; what sleepers compare. Written by notifiers, only while somebody is registered.
     seq: FutexWord,
+    /// `version:30 | state:2`, see [`Event::arm`]. Reactors arm it, notifiers take it from there; the version grows by one
+    /// each time that it is armed anew.
+    bell: AtomicU32,
     /// `registered << 32 | answered`. `registered` is bumped by every thread about to sleep, `answered` raised by
     /// notifiers whose wake found the queue dry. Equal halves: nobody can be asleep.
     tickets: AtomicU64,
@@ -115,7 +135,7 @@ pub(crate) struct Event {
 impl Event {
     #[cfg(any(test, loom))]
     pub(crate) fn new() -> Self {
-        Self { seq: FutexWord::new(), tickets: AtomicU64::new(0) }
+        Self { seq: FutexWord::new(), bell: AtomicU32::new(0), tickets: AtomicU64::new(0) }
     }
 
     /// Sets the halves apart, as sleeps do that nobody answers.
@@ -134,29 +154,32 @@ impl Event {
         self.seq.word()
     }
 
-    /// Wakes up to `n` sleepers, to be called after the commit they wait for. One load when nobody sleeps.
+    /// Wakes up to `n` sleepers, to be called after the commit they wait for. One load when nobody sleeps. `ring` rings the
+    /// segment's bell, if a doorbell is armed here.
     #[inline]
-    pub(crate) fn notify(&self, n: u32, mode: FenceMode) {
+    pub(crate) fn notify(&self, n: u32, mode: FenceMode, ring: impl FnOnce()) {
         light_fence(mode);
         let tickets = self.tickets.load(Ordering::Relaxed);
         if (tickets >> 32) as u32 != tickets as u32 {
-            self.wake(n, tickets);
+            self.wake(n, tickets, ring);
         }
     }
 
     /// Takes a ticket, in front of the heavy fence and the decisive look.
-    fn register(&self) {
-        let before = self.tickets.fetch_add(1 << 32, Ordering::Relaxed);
+    fn register(&self, ring: impl FnOnce()) {
+        // Release: whoever sees the ticket of a doorbell sees it armed.
+        let before = self.tickets.fetch_add(1 << 32, Ordering::Release);
         if distance(before) >= FAR_APART {
             // Our own ticket is not among those: we have read `seq` already, do not fall asleep on it, and take another.
-            self.wake(ALL, before);
+            self.wake(ALL, before, ring);
         }
     }
 
     #[cold]
-    fn wake(&self, n: u32, seen: u64) {
+    fn wake(&self, n: u32, seen: u64, ring: impl FnOnce()) {
         // Release: a waiter whose futex call finds the new value and returns at once must also find the commit.
         self.word().fetch_add(1, Ordering::Release);
+        self.ring_if_armed(ring);
         if self.seq.wake(n) >= n {
             return;
         }
@@ -174,6 +197,57 @@ impl Event {
                 Ok(_) => break,
                 Err(changed) => now = changed,
             }
+        }
+    }
+
+    /// Asks the next notifier to ring the segment's bell, and takes a ticket, so that it looks. The heavy fence and a look at what
+    /// is waited for must follow. Returns what [`Event::is_as_armed`] compares. The proof is in `src/reactor.rs`.
+    ///
+    /// ```text
+    /// bell: u32 = version:30 | state:2
+    ///
+    /// QUIET ──arm, next version──▶ ARMED ──a notifier──▶ RINGING ──after the wake──▶ QUIET
+    ///                                ▲                      │
+    ///                                └── arm, next version ─┘
+    /// ```
+    pub(crate) fn arm(&self, ring: impl FnOnce()) -> Armed {
+        // Acquire: if another process has armed it, whoever sees our ticket must see that, too.
+        let mut now = self.bell.load(Ordering::Acquire);
+        while now & bell::STATE != bell::ARMED {
+            let armed = (now & !bell::STATE).wrapping_add(bell::VERSION) | bell::ARMED;
+            // Release: whoever rings for it sees what the reactor has noted.
+            match self.bell.compare_exchange_weak(now, armed, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => now = armed,
+                Err(changed) => now = changed,
+            }
+        }
+        self.register(ring);
+        Armed(now)
+    }
+
+    /// Whether no notifier has begun to ring since it was armed.
+    pub(crate) fn is_as_armed(&self, armed: Armed) -> bool {
+        // Acquire: the look comes after.
+        self.bell.load(Ordering::Acquire) == armed.0
+    }
+
+    /// A notifier's part. It says RINGING before the segment's bell changes, so that a reactor that wakes finds the change; and it
+    /// says QUIET only after its wake, so that another notifier does not rely on one that has been stopped.
+    fn ring_if_armed(&self, ring: impl FnOnce()) {
+        // Pairs with the Release of `register`: if the ticket was a doorbell's, it is seen armed, or what became of that.
+        fence(Ordering::Acquire);
+        let mut now = self.bell.load(Ordering::Acquire);
+        while now & bell::STATE == bell::ARMED {
+            let ringing = now & !bell::STATE | bell::RINGING;
+            match self.bell.compare_exchange_weak(now, ringing, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => now = ringing,
+                Err(changed) => now = changed,
+            }
+        }
+        if now & bell::STATE != bell::QUIET {
+            ring();
+            // It fails if a reactor has armed it anew. Release: whoever finds it quiet comes after the wake.
+            let _ = self.bell.compare_exchange(now, now & !bell::STATE, Ordering::Release, Ordering::Relaxed);
         }
     }
 
@@ -229,12 +303,12 @@ impl Event {
         mut attempt: impl FnMut() -> ControlFlow<Result<T, E>>,
     ) -> Option<Result<T, E>> {
         let mode = surroundings.fence_mode();
-        let mut woken = Woken { event: self, mode, in_hand: false };
+        let mut woken = Woken { event: self, surroundings, in_hand: false };
         let mut look = Deadline::now().plus(surroundings.patience());
         loop {
             // Acquire: pairs with the Release bump, see `wake`.
             let seq = self.word().load(Ordering::Acquire);
-            self.register();
+            self.register(|| surroundings.ring());
             heavy_fence(mode);
             if let ControlFlow::Break(result) = attempt() {
                 return Some(woken.ends_with(result));
@@ -298,13 +372,13 @@ fn spin<R>(
 
 /// A wake that was spent on a thread; if that leaves without having taken anything, by its deadline, with an error, or in a
 /// panic of the attempt, it is passed on.
-struct Woken<'a> {
+struct Woken<'a, S: Surroundings> {
     event: &'a Event,
-    mode: FenceMode,
+    surroundings: &'a S,
     in_hand: bool,
 }
 
-impl Woken<'_> {
+impl<S: Surroundings> Woken<'_, S> {
     /// The attempt has ended like this.
     fn ends_with<T, E>(mut self, result: Result<T, E>) -> Result<T, E> {
         self.in_hand &= result.is_err();
@@ -312,10 +386,10 @@ impl Woken<'_> {
     }
 }
 
-impl Drop for Woken<'_> {
+impl<S: Surroundings> Drop for Woken<'_, S> {
     fn drop(&mut self) {
         if self.in_hand {
-            self.event.notify(1, self.mode);
+            self.event.notify(1, self.surroundings.fence_mode(), || self.surroundings.ring());
         }
     }
 }

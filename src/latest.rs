@@ -424,7 +424,7 @@ impl<T: Pod> Latest<T> {
         let claim = free.wait(&*self.attached, &Pace::default(), deadline, attempt);
         if claim.is_none() {
             // An attempt holds a buffer for a moment, even if that is current: somebody may have seen it taken.
-            free.notify(1, self.attached.fence_mode());
+            free.notify(1, self.attached.fence_mode(), || self.attached.view().ring());
         }
         Ok(claim)
     }
@@ -434,9 +434,9 @@ impl<T: Pod> Latest<T> {
         let (header, mode) = (self.header(), self.attached.fence_mode());
         let published = self.buffers().publish(claim, expected);
         if published.is_some() {
-            header.changed.notify(ALL, mode);
+            header.changed.notify(ALL, mode, || self.attached.view().ring());
         }
-        header.free.notify(1, mode);
+        header.free.notify(1, mode, || self.attached.view().ring());
         published
     }
 }

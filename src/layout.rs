@@ -107,7 +107,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) membership: Line<FutexWord>,
     /// Bumped when the admission lock is given back. Those who wait for the lock sleep on it.
     pub(crate) admission: Line<FutexWord>,
-    reserved: Line<[u8; 128]>,
+    /// Bumped when a notifier finds a doorbell armed: reactors sleep on it. See `src/reactor.rs`.
+    pub(crate) bell: Line<FutexWord>,
 }
 
 /// The tenure word of a [`Participant`]: who of all those that have had its id it is, and how it stands, in one instruction.
@@ -222,6 +223,7 @@ const _: () = {
     assert!(size_of::<SegmentHeader>() == 512);
     assert!(offset_of!(SegmentHeader, membership) == 128);
     assert!(offset_of!(SegmentHeader, admission) == 256);
+    assert!(offset_of!(SegmentHeader, bell) == 384);
     assert!(size_of::<Participant>() == 32);
     assert!(size_of::<EntryFields>() == 184);
     assert!(size_of::<Entry>() == 192);

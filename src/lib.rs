@@ -146,6 +146,8 @@ pub mod process;
 #[cfg(not(loom))]
 mod queue;
 #[cfg(not(loom))]
+mod reactor;
+#[cfg(not(loom))]
 mod region;
 mod ring;
 #[cfg(not(loom))]

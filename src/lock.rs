@@ -371,7 +371,8 @@ impl<T: Pod> Drop for LockGuard<T> {
             };
             // Release: the next holder sees what we wrote. Only the owner leaves HELD.
             header.word.store(left, Ordering::Release);
-            header.event.notify(1, self.lock.attached.fence_mode());
+            let attached = &self.lock.attached;
+            header.event.notify(1, attached.fence_mode(), || attached.view().ring());
         }
     }
 }

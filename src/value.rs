@@ -66,7 +66,7 @@ impl<T: Scalar> Cells<T> {
     }
 
     fn notify(&self, n: u32) {
-        self.event().notify(n, self.attached.fence_mode());
+        self.event().notify(n, self.attached.fence_mode(), || self.attached.view().ring());
     }
 
     /// Waits until `done` breaks.

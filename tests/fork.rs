@@ -1,11 +1,12 @@
 //! What `fork` does to participants. No test harness: a forked child of a process with other threads could not go on safely.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::exit;
 
 use gimmal::{
-    Array, Error, Latest, Lock, LockError, Queue, QueueOptions, Segment, Share, SpscQueue, TrySendError, Value,
+    Array, Doorbell, Error, Latest, Lock, LockError, Queue, QueueOptions, Segment, Share, SpscQueue, TrySendError, Value,
 };
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, pipe, read, write};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -259,8 +260,54 @@ fn a_child_opens_handles_although_a_thread_of_its_parent_was_opening_one() {
     });
 }
 
+/// What a child has of its parent's doorbell never rings, hushes nobody, and holds nothing up, wherever the parent's threads are.
+fn a_childs_copy_of_a_doorbell_does_nothing() {
+    let is_rung =
+        |bell: &Doorbell| poll(&mut [PollFd::new(bell.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(1);
+    let wait = |bell: &Doorbell| poll(&mut [PollFd::new(bell.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE).unwrap();
+    let segment = Segment::anonymous().unwrap();
+    let queue = Queue::<u64>::create(&segment, "queue", 16).unwrap();
+    let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    let (bell, still) = (receiver.doorbell().unwrap(), receiver.doorbell().unwrap());
+    // There is always something: it rings again whenever it is cleared.
+    sender.send(1).unwrap();
+    wait(&still);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Relaxed) {
+                bell.clear();
+            }
+        });
+        // Each fork is somewhere in there.
+        for n in 0..300 {
+            reap(in_child(|| {
+                assert!(!is_rung(&bell) && !is_rung(&still));
+                bell.clear();
+                still.clear();
+                if n % 10 == 0 {
+                    let own = receiver.doorbell().unwrap();
+                    wait(&own);
+                    own.clear();
+                    wait(&own);
+                }
+                // SAFETY: this process has no other thread that drops it, and ends without destructors.
+                drop(unsafe { std::ptr::read(&still) });
+            }));
+            assert!(is_rung(&still), "a child has cleared its parent's");
+        }
+        over.store(true, Relaxed);
+    });
+    wait(&bell);
+    assert_eq!(receiver.try_recv(), Ok(1));
+    bell.clear();
+    sender.send(2).unwrap();
+    wait(&bell);
+}
+
 fn main() {
-    let tests: [(&str, fn()); 10] = [
+    let tests: [(&str, fn()); 11] = [
+        ("a_childs_copy_of_a_doorbell_does_nothing", a_childs_copy_of_a_doorbell_does_nothing),
         ("a_child_is_a_participant_of_its_own", a_child_is_a_participant_of_its_own),
         ("a_fork_in_the_middle_of_a_change_is_two_changes", a_fork_in_the_middle_of_a_change_is_two_changes),
         (

@@ -7,12 +7,13 @@ use std::os::fd::AsFd;
 use std::thread;
 
 use gimmal::process::{self, Context, Entry, Outcome};
-use gimmal::{Doorbell, Pipe, Queue, RecvError, Segment, SpscQueue, TryRecvError};
+use gimmal::{Doorbell, LossyQueue, Pipe, Queue, RecvError, Segment, SpscQueue, TryRecvError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proptest::prelude::*;
 use support::{die_with_parent, join_well};
 
-const ENTRIES: [Entry; 2] = gimmal::entries![echo, ring_from_afar];
+const ENTRIES: [Entry; 3] = gimmal::entries![echo, ring_from_afar, hear_it_ring];
 
 /// Where the processes begin, and never return from. In the parent it is one more test.
 #[test]
@@ -233,6 +234,123 @@ fn a_doorbell_takes_no_wake_from_a_receiver() {
         }
         assert_eq!(sum.join().unwrap(), 1_999_000);
     });
+}
+
+/// Five thousand doorbells in two segments on one more thread, which all ring, and ring again.
+#[test]
+fn any_number_of_doorbells_needs_one_thread() {
+    const EACH: usize = 2500;
+    let reactors = || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+        names.filter(|name| name.starts_with("gimmal-reactor") || name.starts_with("gimmal-doorbell")).count()
+    };
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    assert!(hard > 6000, "the test needs more descriptors");
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(20_000), hard).unwrap();
+    let segments = [(); 2].map(|()| Segment::options().size(16 << 20).max_objects(4096).anonymous().unwrap());
+    let queues: Vec<_> =
+        (0..2 * EACH).map(|n| Queue::<u64>::create(&segments[n % 2], &n.to_string(), 2).unwrap()).collect();
+    let ends: Vec<_> = queues.iter().map(|queue| (queue.sender().unwrap(), queue.receiver().unwrap())).collect();
+    let bells: Vec<Doorbell> = ends.iter().map(|(_, receiver)| receiver.doorbell().unwrap()).collect();
+    assert_eq!(reactors(), 1);
+    assert!(!bells.iter().any(is_rung));
+    for round in 0..3 {
+        // From the other end, so that the last ones to be armed are the first to ring.
+        for (n, (sender, _)) in ends.iter().enumerate().rev() {
+            sender.send(n as u64 + round).unwrap();
+        }
+        for (n, (bell, (_, receiver))) in bells.iter().zip(&ends).enumerate() {
+            wait(bell);
+            assert_eq!(receiver.try_recv(), Ok(n as u64 + round));
+            bell.clear();
+        }
+    }
+    // One alone.
+    ends[EACH].0.send(1).unwrap();
+    wait(&bells[EACH]);
+    assert_eq!(reactors(), 1);
+}
+
+/// The reactor keeps nobody's segment: the last handle that is dropped leaves it, and its name goes.
+#[test]
+fn a_doorbell_that_is_dropped_keeps_no_segment() {
+    for round in 0..200 {
+        let name = format!("streams-bell-{}-{round}", std::process::id());
+        let segment = Segment::create(&name).unwrap();
+        let queue = Queue::<u64>::create(&segment, "queue", 16).unwrap();
+        let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+        let bell = receiver.doorbell().unwrap();
+        sender.send(1).unwrap();
+        if round % 2 == 0 {
+            wait(&bell);
+            bell.clear();
+        }
+        drop((queue, sender, receiver, segment));
+        assert!(std::path::Path::new("/dev/shm").join(format!("gimmal.{name}")).exists());
+        drop(bell);
+        assert!(!std::path::Path::new("/dev/shm").join(format!("gimmal.{name}")).exists());
+    }
+}
+
+/// Of one event, in several reactors: each process is told.
+#[test]
+fn doorbells_of_several_processes_all_ring() {
+    process::init(&ENTRIES);
+    let segment = Segment::anonymous().unwrap();
+    let (queue, acks) =
+        (Queue::<u64>::create(&segment, "queue", 16).unwrap(), Queue::<u64>::create(&segment, "acks", 16).unwrap());
+    let (sender, receiver, acks) = (queue.sender().unwrap(), queue.receiver().unwrap(), acks.receiver().unwrap());
+    let bell = receiver.doorbell().unwrap();
+    let mut children = [(); 2].map(|()| support::process("hear_it_ring").segment(&segment).spawn().unwrap());
+    for round in 0..100 {
+        // Both are there, and have seen that there is nothing.
+        for _ in &children {
+            acks.recv().unwrap();
+        }
+        sender.send(round).unwrap();
+        wait(&bell);
+        for _ in &children {
+            assert_eq!(acks.recv(), Ok(round));
+        }
+        assert_eq!(receiver.try_recv(), Ok(round));
+        bell.clear();
+    }
+    queue.close();
+    children.iter_mut().for_each(join_well);
+}
+
+fn hear_it_ring(context: &Context) -> Outcome {
+    die_with_parent();
+    let queue = Queue::<u64>::open(context.segment(0)?, "queue")?;
+    let (receiver, acks) = (queue.receiver()?, Queue::<u64>::open(context.segment(0)?, "acks")?.sender()?);
+    let bell = receiver.doorbell()?;
+    for round in 0..100 {
+        while !queue.is_empty() {
+            std::thread::yield_now();
+        }
+        acks.send(1000)?;
+        while queue.is_empty() {
+            wait(&bell);
+            bell.clear();
+        }
+        acks.send(round)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_doorbell_of_a_lossy_queue_rings() {
+    let segment = Segment::anonymous().unwrap();
+    let queue = LossyQueue::<u64>::create(&segment, "queue", 4).unwrap();
+    let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    let bell = receiver.doorbell().unwrap();
+    for round in 0..100 {
+        (0..9).for_each(|n| sender.send(round + n).unwrap());
+        wait(&bell);
+        bell.clear();
+        assert_eq!(receiver.try_iter().last(), Some(round + 8));
+    }
 }
 
 fn ring_from_afar(context: &Context) -> Outcome {

@@ -52,7 +52,7 @@ use queues::{CLOSED, EMPTY, FAR, FULL, MIDDLE, RUN, WRAP};
 use scene::Scene;
 use unbounded::{across, large};
 use values::{LockScene, Locking};
-use wake::{Wake, WakeLock};
+use wake::{Ring, Wake, WakeLock};
 
 /// How long the short version takes, about.
 const SHORT: Duration = Duration::from_secs(45);
@@ -193,6 +193,7 @@ fn table() -> Vec<Row> {
     rows.push(row("last receiver dropped", "sender asleep", Alone::DropReceiver));
     rows.push(row("queue close", "receiver asleep beside a guard", Alone::CloseBesideGuard));
     rows.push(row("queue receive", "sender asleep", Wake::Sender));
+    rows.push(row("queue send", "doorbell armed", Ring));
     rows.push(row("unlock", "locker asleep", WakeLock::Unlock));
     if cfg!(target_arch = "x86_64") {
         rows.push(row("queue receive", "woken beside another", Wake::WokenReceiver));

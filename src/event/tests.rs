@@ -40,7 +40,7 @@ impl Gate {
 
     fn give(&self, n: u32) {
         self.permits.fetch_add(n, Ordering::Release);
-        self.event.notify(n, self.mode);
+        self.event.notify(n, self.mode, || {});
     }
 
     fn try_take(&self) -> bool {
@@ -369,8 +369,8 @@ fn a_notification_that_concerns_nobody_changes_nothing() {
     for mode in modes() {
         for tickets in [0, 7, u32::MAX] {
             let gate = Gate::new(mode, false, tickets);
-            gate.event.notify(ALL, mode);
-            gate.event.notify(1, mode);
+            gate.event.notify(ALL, mode, || {});
+            gate.event.notify(1, mode, || {});
             assert_eq!((halves(&gate.event), gate.event.word().load(Ordering::Relaxed)), ((tickets, tickets), tickets));
         }
     }
@@ -417,9 +417,9 @@ fn one_who_left_costs_one_futile_wake_and_no_more() {
     );
     assert_eq!(halves(&gate.event), (0, u32::MAX), "registered, and nobody has answered");
     let before = gate.event.word().load(Ordering::Relaxed);
-    gate.event.notify(1, FenceMode::Full);
+    gate.event.notify(1, FenceMode::Full, || {});
     assert_eq!(halves(&gate.event), (0, 0), "the queue ran dry: all are answered");
-    gate.event.notify(1, FenceMode::Full);
+    gate.event.notify(1, FenceMode::Full, || {});
     assert_eq!(gate.event.word().load(Ordering::Relaxed), before.wrapping_add(1), "the second call had nobody to wake");
 }
 
@@ -451,7 +451,7 @@ fn being_woken_often_keeps_nobody_from_looking_around() {
     thread::scope(|scope| {
         scope.spawn(|| {
             while done.load(Ordering::Relaxed) == 0 {
-                event.notify(ALL, FenceMode::Full);
+                event.notify(ALL, FenceMode::Full, || {});
                 thread::yield_now();
             }
         });
@@ -494,7 +494,7 @@ fn as_many_are_woken_as_there_is_something_for_and_no_more() {
             for &n in calls {
                 let served = n.min(left);
                 gate.permits.fetch_add(served, Ordering::Release);
-                gate.event.notify(n, mode);
+                gate.event.notify(n, mode, || {});
                 left -= served;
                 if !in_a_row {
                     come_home(served);
@@ -574,7 +574,7 @@ fn a_dry_wake_answers_at_any_distance() {
     for distance in [1, FAR_APART, (1 << 31) - 1, 1 << 31, (1 << 31) + 1, u32::MAX] {
         let event = Event::new();
         event.set_apart(distance.wrapping_add(9), 9);
-        event.notify(1, FenceMode::Full);
+        event.notify(1, FenceMode::Full, || {});
         assert_eq!(halves(&event), (distance.wrapping_add(9), distance.wrapping_add(9)));
     }
 }

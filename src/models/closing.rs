@@ -67,12 +67,12 @@ fn close_waits_for_what_may_come_back() {
                     let Ok(claim) = ring.claim_full(&Cursor::default(), 2) else { return };
                     if gives_back {
                         ring.give_back(claim);
-                        events.not_empty.notify(1, MODE);
+                        events.not_empty.notify(1, MODE, || {});
                     } else {
                         by_reader.add(ring.take(claim));
-                        events.not_full.notify(1, MODE);
+                        events.not_full.notify(1, MODE, || {});
                         if events.control.is_closing() {
-                            events.not_empty.notify(ALL, MODE);
+                            events.not_empty.notify(ALL, MODE, || {});
                         }
                     }
                 }),

@@ -1,4 +1,4 @@
-//! The event: sleeping and waking.
+//! The event: sleeping and waking, also by way of a reactor.
 
 use super::*;
 
@@ -15,7 +15,7 @@ impl Stock {
 
     fn put(&self) {
         self.things.fetch_add(1, Ordering::Release);
-        self.event.notify(1, MODE);
+        self.event.notify(1, MODE, || {});
     }
 
     /// Lock-free as a ring's claim is: fails only if there is nothing.
@@ -121,7 +121,7 @@ fn event_passes_the_wake_of_a_leaver_on() {
                 of_taker.wait();
                 // What the leaver's clock would do.
                 over.store(1, Relaxed);
-                of_taker.event.notify(ALL, MODE);
+                of_taker.event.notify(ALL, MODE, || {});
             }),
         ];
         (jobs, Box::new(move || assert_eq!(stock.things.load(Relaxed), 0)))
@@ -185,9 +185,76 @@ fn event_passes_the_wake_of_one_who_fails_on() {
                 of_taker.wait();
                 // The one that fails may have seen nothing to fail at.
                 over.store(1, Relaxed);
-                of_taker.event.notify(ALL, MODE);
+                of_taker.event.notify(ALL, MODE, || {});
             }),
         ];
         (jobs, Box::new(move || assert_eq!(stock.things.load(Relaxed), 0)))
+    });
+}
+
+/// A reactor with one doorbell, as `src/reactor.rs` has it, and the segment's bell.
+struct Bell {
+    stock: loom::sync::Arc<Stock>,
+    bell: loom::sync::Arc<FutexWord>,
+}
+
+impl Bell {
+    fn new() -> loom::sync::Arc<Self> {
+        loom::sync::Arc::new(Self { stock: Stock::new(), bell: loom::sync::Arc::new(FutexWord::new()) })
+    }
+
+    fn ring(&self) {
+        self.bell.word().fetch_add(1, Ordering::Release);
+        self.bell.wake(ALL);
+    }
+
+    fn put(&self) {
+        self.stock.things.fetch_add(1, Ordering::Release);
+        self.stock.event.notify(1, MODE, || self.ring());
+    }
+
+    /// Waits for something and takes it, as the owner of a doorbell does that has been told.
+    fn react(&self) {
+        let mut armed = None;
+        loop {
+            let seen = self.bell.word().load(Ordering::Acquire);
+            if armed.is_none_or(|armed| !self.stock.event.is_as_armed(armed)) {
+                armed = Some(self.stock.event.arm(|| self.ring()));
+                heavy_fence(MODE);
+                if self.stock.take().is_break() {
+                    return;
+                }
+            }
+            self.bell.wait(seen, None);
+        }
+    }
+}
+
+/// A reactor that is not told is a deadlock.
+#[test]
+fn bell_rings_for_a_thing() {
+    explore(Some(3), move || {
+        let bell = Bell::new();
+        let (of_putter, of_reactor) = (bell.clone(), bell.clone());
+        let jobs: Vec<Job> = vec![Box::new(move || of_putter.put()), Box::new(move || of_reactor.react())];
+        (jobs, Box::new(move || assert_eq!(bell.stock.things.load(Relaxed), 0)))
+    });
+}
+
+/// Two putters, of which one may answer the other's ticket, and a reactor that is armed twice.
+#[test]
+fn bell_rings_again_when_it_is_armed_anew() {
+    explore(Some(2), move || {
+        let bell = Bell::new();
+        let (first, second, of_reactor) = (bell.clone(), bell.clone(), bell.clone());
+        let jobs: Vec<Job> = vec![
+            Box::new(move || first.put()),
+            Box::new(move || second.put()),
+            Box::new(move || {
+                of_reactor.react();
+                of_reactor.react();
+            }),
+        ];
+        (jobs, Box::new(move || assert_eq!(bell.stock.things.load(Relaxed), 0)))
     });
 }

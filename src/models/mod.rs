@@ -31,7 +31,7 @@ use crate::event::{ALL, Event, FAR_APART, Surroundings};
 use crate::ids::Ids;
 use crate::layout::{SlotWord, state};
 use crate::pace::Pace;
-use crate::primitive::{AtomicU64, FenceMode, Ordering, Payload};
+use crate::primitive::{AtomicU64, FenceMode, FutexWord, Ordering, Payload, heavy_fence};
 use crate::ring::owned::{Cursor, Empty, Owned};
 use crate::ring::spsc::{Position, Spsc};
 use crate::ring::{Header, Slot};

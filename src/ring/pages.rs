@@ -201,7 +201,8 @@ impl Pages {
     /// Wakes those who may wait for memory that could not be given back because somebody looked.
     #[cold]
     fn tell(&self) {
-        self.header().not_full.notify(ALL, self.mode);
+        // Doorbells are on the other event.
+        self.header().not_full.notify(ALL, self.mode, || {});
     }
 
     /// What the drop of a forgotten [`Look`] would have done.

@@ -171,6 +171,11 @@ impl Attached {
         &self.view
     }
 
+    /// The mapping alone, which outlives the membership.
+    pub(crate) fn shared_view(&self) -> Arc<View> {
+        Arc::clone(&self.view)
+    }
+
     pub(crate) fn name(&self) -> Option<&Name> {
         self.name.as_ref()
     }
@@ -439,6 +444,10 @@ impl Surroundings for Attached {
 
     fn patience(&self) -> Duration {
         if self.is_watched() { Duration::MAX } else { LOOK }
+    }
+
+    fn ring(&self) {
+        self.view.ring();
     }
 
     fn look(&self) {

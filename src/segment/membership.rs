@@ -16,6 +16,7 @@ use crossbeam_utils::CachePadded;
 use super::{joined, sentinel};
 use crate::primitive::Ordering;
 use crate::primitive::private::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32};
+use crate::reactor;
 use crate::spin::Spin;
 use crate::sys::{Errno, file, fork};
 
@@ -212,6 +213,7 @@ pub(super) fn watch_forks() {
 
 extern "C" fn prepare() {
     joined::prepare();
+    reactor::prepare();
     sentinel::prepare();
     GROWING.acquire();
     for membership in all() {
@@ -225,6 +227,7 @@ extern "C" fn parent() {
     }
     GROWING.release();
     sentinel::parent();
+    reactor::parent();
     joined::release();
 }
 
@@ -244,5 +247,6 @@ extern "C" fn child() {
     }
     GROWING.release();
     sentinel::child();
+    reactor::child();
     joined::release();
 }

@@ -237,7 +237,7 @@ pub(crate) fn wake_everybody(view: &View) {
     let mode = view.geometry().fence_mode();
     for object in view.objects().map_while(Result::ok) {
         for event in events(view, &object) {
-            event.notify(ALL, mode);
+            event.notify(ALL, mode, || view.ring());
         }
     }
 }

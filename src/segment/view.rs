@@ -236,6 +236,14 @@ impl View {
         membership.wake(ALL);
     }
 
+    /// Wakes the reactors of every process that has doorbells in this segment: an event that they have armed is RINGING.
+    pub(crate) fn ring(&self) {
+        let bell = &self.header().bell;
+        // Release: a reactor that sees the number sees the event.
+        bell.word().fetch_add(1, Ordering::Release);
+        bell.wake(ALL);
+    }
+
     pub(crate) fn entry(&self, index: u32) -> NonNull<Entry> {
         assert!(index < self.geometry.max_objects);
         self.at(self.geometry.directory as usize + index as usize * size_of::<Entry>()).cast()

@@ -13,11 +13,13 @@ use super::receiver::is_over;
 use super::{Endpoint, GetUp, SpscQueue};
 use crate::channel::no_deadline_recv;
 use crate::deadline::Deadline;
+use crate::doorbell::Doorbell;
 use crate::error::{Error, RecvError, RecvTimeoutError, SendError, TryRecvError};
 use crate::message::spsc_element;
 use crate::object::{Kind, Object, Shape};
 use crate::queue::QueueOptions;
 use crate::ring::lossy::Lossy;
+use crate::ring::spsc::len;
 use crate::segment::{Attached, Segment, Side, Wanted};
 
 /// A bounded queue of `T` with one sending and one receiving end, whose sender never waits: when it is full, the oldest message is
@@ -305,6 +307,19 @@ impl<T: Pod> LossyReceiver<T> {
             false => ControlFlow::Continue(()),
         };
         channel.wait(&channel.header().not_empty, &end.pace, Deadline::after(timeout), is_there).is_some()
+    }
+
+    /// A descriptor that becomes readable when there is something to receive, for `poll` and `epoll`: see [`Doorbell`].
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the system has no descriptor or no thread to give.
+    pub fn doorbell(&self) -> Result<Doorbell, Error> {
+        let channel = &self.end.queue.channel;
+        let of_reactor = channel.clone();
+        // Both ends move the head, the sender first: at most it is seen to be in front of the tail.
+        let is_ready =
+            move || (1..u64::MAX / 2).contains(&len(of_reactor.header(), u64::MAX)) || is_over(&of_reactor).is_some();
+        Doorbell::new(channel, is_ready)
     }
 
     /// How many messages were lost, as this end knows, since it took its seat: those that were older than the last one that it has

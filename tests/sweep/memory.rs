@@ -1,6 +1,6 @@
 //! The bytes of a segment, past the library.
 //!
-//! The offsets are those of `src/layout.rs` and `src/ring/mod.rs`, layout version 3, which has a golden-bytes test.
+//! The offsets are those of `src/layout.rs` and `src/ring/mod.rs`, layout version 5, which has a golden-bytes test.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};

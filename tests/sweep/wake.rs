@@ -1,12 +1,14 @@
 //! Somebody sleeps while the victim does what should wake them.
 
 use std::mem::forget;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use gimmal::{Lock, LockError, LockGuard, Segment};
+use gimmal::{Doorbell, Lock, LockError, LockGuard, Segment};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Pid, gettid};
 
 use super::queues::{EMPTY, Ends, FULL, NEW, State, message, number};
@@ -250,5 +252,77 @@ impl Scene for WakeLock {
             return Err(format!("the lock, once more: {e:?}").into());
         }
         Ok(usize::from(died == (*self == Self::WokenLock)))
+    }
+}
+
+/// A doorbell is armed while the victim sends, and must ring if there is a message.
+pub struct Ring;
+
+pub struct RingEnds {
+    ends: Ends,
+    bell: Option<Doorbell>,
+}
+
+impl RingEnds {
+    fn rings(&self) -> Result<(), String> {
+        let bell = self.bell.as_ref().expect("it was made");
+        let rung = || poll(&mut [PollFd::new(bell.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(1);
+        until("a doorbell rings", PROMPT, rung)
+    }
+}
+
+impl Scene for Ring {
+    type Ends = RingEnds;
+
+    fn last(&self) -> Stage {
+        1
+    }
+
+    fn has_snapshots(&self) -> bool {
+        false
+    }
+
+    fn build(&self, segment: &Segment) -> RingEnds {
+        RingEnds { ends: Ends::create(segment, &EMPTY), bell: None }
+    }
+
+    fn reopen(&self, _: &Segment) -> Result<RingEnds, String> {
+        Err("these have no snapshots".to_owned())
+    }
+
+    fn ready<'a>(&'a self, segment: &'a Segment, ends: &'a RingEnds) -> Box<dyn FnOnce() + 'a> {
+        segment.recover().expect("join");
+        Box::new(|| _ = ends.ends.sender.try_send(message(NEW)))
+    }
+
+    fn begin(&self, _: &Segment, ends: &mut RingEnds, _: Pid) {
+        let bell = ends.ends.receiver.doorbell().expect("a doorbell");
+        let names = || std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+        let is_reactor = |path: &std::path::Path| {
+            std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.starts_with("gimmal-reactor"))
+        };
+        let mut looks = 0;
+        let asleep = until("the reactor sleeps", LONG, || {
+            let reactor = names().map(|task| task.path()).find(|path| is_reactor(path));
+            let of = reactor.and_then(|path| Some(format!("self/task/{}", path.file_name()?.to_str()?)));
+            looks = if of.and_then(|of| state(&of)) == Some('S') { looks + 1 } else { 0 };
+            looks >= 3
+        });
+        asleep.expect("a reactor");
+        ends.bell = Some(bell);
+    }
+
+    fn finished(&self, _: &Segment, ends: &mut RingEnds) -> Result<(), Fault> {
+        ends.rings().map_err(|e| Fault::Late(format!("the victim has done everything, but {e}")))
+    }
+
+    fn check(&self, _: &Segment, ends: RingEnds, _: bool) -> Result<Stage, Fault> {
+        if !ends.ends.queue.is_empty() {
+            ends.rings().map_err(|e| Fault::Late(format!("repair should have rung it, but {e}")))?;
+        }
+        let (rest, closed) = ends.ends.drain()?;
+        same("closed", false, closed)?;
+        ends.ends.settle(false)?;
+        Ok(stage_of(&[vec![], vec![NEW]], &rest)?)
     }
 }

@@ -260,6 +260,15 @@ fn a_child_opens_handles_although_a_thread_of_its_parent_was_opening_one() {
     });
 }
 
+/// Ends the other threads of a test, also of one that fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// What a child has of its parent's doorbell never rings, hushes nobody, and holds nothing up, wherever the parent's threads are.
 fn a_childs_copy_of_a_doorbell_does_nothing() {
     let is_rung =
@@ -274,6 +283,7 @@ fn a_childs_copy_of_a_doorbell_does_nothing() {
     wait(&still);
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _over = Over(&over);
         scope.spawn(|| {
             while !over.load(Relaxed) {
                 bell.clear();
@@ -296,7 +306,6 @@ fn a_childs_copy_of_a_doorbell_does_nothing() {
             }));
             assert!(is_rung(&still), "a child has cleared its parent's");
         }
-        over.store(true, Relaxed);
     });
     wait(&bell);
     assert_eq!(receiver.try_recv(), Ok(1));

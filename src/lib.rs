@@ -165,6 +165,8 @@ mod sys;
 #[cfg(not(loom))]
 mod text;
 #[cfg(not(loom))]
+mod unwinding;
+#[cfg(not(loom))]
 mod value;
 
 pub use bytemuck::{self, Pod, Zeroable};

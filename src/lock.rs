@@ -30,6 +30,7 @@ use crate::pace::Pace;
 use crate::primitive::{AtomicU64, Ordering};
 use crate::segment::view::View;
 use crate::segment::{Attached, Segment, Token, Wanted};
+use crate::unwinding::Unwinding;
 
 /// Where the protected data lies in the object.
 pub(crate) const DATA_OFFSET: usize = 64;
@@ -263,7 +264,7 @@ impl<T: Pod> Lock<T> {
             self.attached.in_vain();
             return Err(LockError::WouldBlock);
         }
-        let guard = LockGuard { lock: self.clone(), token, marker: PhantomData };
+        let guard = LockGuard { lock: self.clone(), token, unwinding: Unwinding::watch(), marker: PhantomData };
         if now & STATE == DIED { Err(LockError::OwnerDied { guard, pid: (now >> 32) as u32 }) } else { Ok(guard) }
     }
 
@@ -341,6 +342,7 @@ pub struct LockGuard<T: Pod> {
     lock: Lock<T>,
     /// Who holds it: us, unless this is a copy in a fork child.
     token: Token,
+    unwinding: Unwinding,
     /// Shared and sent as a `T`.
     marker: PhantomData<T>,
 }
@@ -365,7 +367,7 @@ impl<T: Pod> Drop for LockGuard<T> {
     fn drop(&mut self) {
         if self.lock.attached.is_still(self.token) {
             let header = self.lock.header();
-            let left = match std::thread::panicking() {
+            let left = match self.unwinding.has_begun() {
                 true => u64::from(self.lock.attached.pid()) << 32 | DIED,
                 false => FREE,
             };

@@ -2,6 +2,7 @@
 
 mod backlog;
 mod bytes;
+mod guards;
 mod in_place;
 mod receiver;
 mod sender;
@@ -19,13 +20,16 @@ pub use self::receiver::{IntoIter, Receiver};
 pub use self::sender::Sender;
 pub use self::tap::Tap;
 
+use self::guards::Guards;
 use crate::channel::{Channel, Data};
 use crate::error::Error;
 use crate::layout::{BLOCK, ENTRY_DISCONNECT, MAP_UNIT};
 use crate::message::{Message, mpmc_element};
 use crate::object::{ElementType, Kind, Object, Ring, Shape};
 use crate::pace::Pace;
-use crate::primitive::private::{AtomicU64, AtomicUsize};
+use crate::primitive::private::AtomicU64;
+#[cfg(feature = "serde")]
+use crate::primitive::private::AtomicUsize;
 use crate::region::Region;
 use crate::ring::owned::{Cursor, Owned};
 use crate::ring::{self, Element};
@@ -322,7 +326,7 @@ impl<M: Message + ?Sized> Queue<M> {
     }
 
     /// Whether a receive would not wait now, by somebody who reads `ours` messages in place at the moment.
-    fn is_ready(&self, ours: usize) -> bool {
+    fn is_ready(&self, ours: impl Fn() -> usize) -> bool {
         let Self { channel, ring, .. } = self;
         let id = channel.attached().id();
         // Before the look at the ring.
@@ -371,7 +375,7 @@ struct Endpoint<M: Message + ?Sized> {
     pace: Pace,
     side: Side,
     /// Messages of this end that are being read in place.
-    guards: AtomicUsize,
+    guards: Guards,
     /// Bytes of the last object that this end has sent: the next one may be as large.
     #[cfg(feature = "serde")]
     guess: AtomicUsize,
@@ -394,7 +398,7 @@ impl<M: Message + ?Sized> Endpoint<M> {
             cursor,
             pace: Pace::default(),
             side,
-            guards: AtomicUsize::new(0),
+            guards: Guards::default(),
             #[cfg(feature = "serde")]
             guess: AtomicUsize::new(0),
             tidied: AtomicU64::new(0),

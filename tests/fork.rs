@@ -1,10 +1,12 @@
 //! What `fork` does to participants. No test harness: a forked child of a process with other threads could not go on safely.
 
+use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::exit;
 
 use gimmal::{
-    Array, Doorbell, Error, Latest, Lock, LockError, Queue, QueueOptions, Segment, Share, SpscQueue, TrySendError, Value,
+    Array, Doorbell, Error, Latest, Lock, LockError, Queue, QueueOptions, Segment, Share, SpscQueue, TryRecvError,
+    TrySendError, Value,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -243,6 +245,58 @@ fn a_child_forgets_what_its_parent_had_in_hand() {
     reap(sender);
 }
 
+/// A stream may not go on in the middle of another message.
+fn a_child_reads_a_stream_from_where_the_message_in_front_begins() {
+    let segment = Segment::anonymous().unwrap();
+    let queue = SpscQueue::<[u8]>::create(&segment, "queue", 4096).unwrap();
+    let mut sender = queue.sender().unwrap();
+    let mut reader = queue.receiver().unwrap().into_reader();
+    sender.send(&[1; 1000]).unwrap();
+    sender.send(&[2; 1000]).unwrap();
+    let mut buffer = [0; 600];
+    reader.read_exact(&mut buffer).unwrap();
+    let gone = Step::new();
+    let mut copy = Some(reader);
+    let child = in_child(|| {
+        let mut reader = copy.take().unwrap();
+        gone.wait();
+        let mut rest = vec![0; 2000];
+        assert_eq!(reader.read(&mut rest).unwrap(), 1000, "bytes of the message are missing");
+        assert!(rest[..1000] == [2; 1000]);
+    });
+    let mut reader = copy.unwrap();
+    reader.read_exact(&mut buffer[..400]).unwrap();
+    drop(reader);
+    gone.done();
+    reap(child);
+}
+
+/// What its parent reads in place is no message of its own.
+fn a_child_does_not_count_its_parents_guards() {
+    let segment = Segment::anonymous().unwrap();
+    let queue = Queue::<u32>::create(&segment, "queue", 8).unwrap();
+    let receiver = queue.receiver().unwrap();
+    queue.sender().unwrap().send_slice(&[1, 2]).unwrap();
+    queue.close();
+    let mut guard = Some(receiver.recv_guard().unwrap());
+    let received = Step::new();
+    let child = in_child(|| {
+        let copy = guard.take();
+        received.wait();
+        let second = queue.receiver().unwrap();
+        let job = second.recv_guard().unwrap();
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty), "the other end may give the message back");
+        drop(copy);
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+        job.give_back();
+        let own = receiver.recv_guard().unwrap();
+        assert_eq!((*own, receiver.try_recv()), (2, Err(TryRecvError::Closed)));
+    });
+    drop(guard);
+    received.done();
+    reap(child);
+}
+
 fn a_child_opens_handles_although_a_thread_of_its_parent_was_opening_one() {
     let segment = Segment::anonymous().unwrap();
     let handle = segment.handle();
@@ -315,7 +369,7 @@ fn a_childs_copy_of_a_doorbell_does_nothing() {
 }
 
 fn main() {
-    let tests: [(&str, fn()); 11] = [
+    let tests: [(&str, fn()); 13] = [
         ("a_childs_copy_of_a_doorbell_does_nothing", a_childs_copy_of_a_doorbell_does_nothing),
         ("a_child_is_a_participant_of_its_own", a_child_is_a_participant_of_its_own),
         ("a_fork_in_the_middle_of_a_change_is_two_changes", a_fork_in_the_middle_of_a_change_is_two_changes),
@@ -338,6 +392,11 @@ fn main() {
         ),
         ("a_child_forgets_what_its_parent_had_in_hand", a_child_forgets_what_its_parent_had_in_hand),
         ("a_child_goes_on_after_the_name_is_removed", a_child_goes_on_after_the_name_is_removed),
+        (
+            "a_child_reads_a_stream_from_where_the_message_in_front_begins",
+            a_child_reads_a_stream_from_where_the_message_in_front_begins,
+        ),
+        ("a_child_does_not_count_its_parents_guards", a_child_does_not_count_its_parents_guards),
         (
             "a_child_opens_handles_although_a_thread_of_its_parent_was_opening_one",
             a_child_opens_handles_although_a_thread_of_its_parent_was_opening_one,

@@ -80,7 +80,7 @@ fn close_waits_for_what_may_come_back() {
                     let (ring, cursor) = (of_waiter.ring(), Cursor::default());
                     let attempt = || match ring.claim_full(&cursor, 3) {
                         Ok(claim) => ControlFlow::Break(Some(ring.take(claim))),
-                        Err(_) if ring.is_unsettled(3, 0) => ControlFlow::Continue(()),
+                        Err(_) if ring.is_unsettled(3, || 0) => ControlFlow::Continue(()),
                         Err(_) => ControlFlow::Break(None),
                     };
                     let result =

@@ -6,6 +6,7 @@ use std::io::{self, BufRead, ErrorKind, IoSlice, Read, Write};
 use super::End;
 use crate::channel::no_deadline_recv;
 use crate::error::{RecvError, SendError};
+use crate::segment::Token;
 use crate::spsc::{Receiver, Sender};
 
 fn broken(e: SendError<()>) -> io::Error {
@@ -29,6 +30,8 @@ pub struct Reader {
     receiver: Receiver<[u8]>,
     /// How many bytes of the message in front have been read.
     read: usize,
+    /// By whom: us, unless this is a copy in a fork child.
+    reader: Token,
 }
 
 /// An end of a pipe of bytes as `std::io::Read` and `Write`: see [`End::into_stream`].
@@ -52,7 +55,7 @@ impl Receiver<[u8]> {
     /// bytes has been read: who takes the seat of a reader that died before gets all of it.
     #[must_use]
     pub fn into_reader(self) -> Reader {
-        Reader { receiver: self, read: 0 }
+        Reader { reader: self.sitter(), receiver: self, read: 0 }
     }
 }
 
@@ -131,7 +134,9 @@ impl Read for Reader {
 impl BufRead for Reader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         loop {
-            match no_deadline_recv(self.receiver.front(None)) {
+            let front = no_deadline_recv(self.receiver.front(None));
+            self.forget_what_others_read();
+            match front {
                 Ok(len) if self.read < len => break,
                 // An empty message, or the end of one.
                 Ok(_) => self.consume(0),
@@ -143,11 +148,28 @@ impl BufRead for Reader {
     }
 
     fn consume(&mut self, count: usize) {
+        let len = self.receiver.front_bytes().len();
+        if self.forget_what_others_read() {
+            return;
+        }
         self.read += count;
-        if self.read >= self.receiver.front_bytes().len() {
+        if self.read >= len {
             self.receiver.pop_front();
             self.read = 0;
         }
+    }
+}
+
+impl Reader {
+    /// To be called after a look at the message in front, which takes the seat in a fork child whose parent has got up: the parent has
+    /// read of another message, or of this one for itself.
+    fn forget_what_others_read(&mut self) -> bool {
+        let sitter = self.receiver.sitter();
+        let others = sitter != self.reader;
+        if others {
+            (self.reader, self.read) = (sitter, 0);
+        }
+        others
     }
 }
 

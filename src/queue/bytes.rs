@@ -6,6 +6,7 @@ use core::ptr::NonNull;
 use std::io::IoSlice;
 use std::time::{Duration, Instant};
 
+use super::guards::Guards;
 use super::{Endpoint, Queue, Receiver, Sender};
 use crate::bytes::{copy_out, gather, no_longer_than, total};
 use crate::channel::{Channel, Data, no_deadline, no_deadline_recv};
@@ -15,10 +16,12 @@ use crate::error::{
     RecvBytesError, RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
 use crate::message::sealed::Bytes;
-use crate::primitive::private::AtomicUsize;
-use crate::primitive::{FenceMode, Ordering};
+use crate::primitive::FenceMode;
+#[cfg(feature = "serde")]
+use crate::primitive::Ordering;
 use crate::ring::owned::{Owned, Run};
 use crate::segment::Token;
+use crate::unwinding::Unwinding;
 
 /// A release may make room for many small messages or for one large one: everybody who waits has to look.
 const EVERYBODY: usize = usize::MAX;
@@ -142,7 +145,8 @@ impl fmt::Debug for Grant<'_> {
 /// the parent's: dropping the copy does nothing, and what it shows may be overwritten once the parent has dropped its own.
 pub struct Frame<'a> {
     held: Held<'a>,
-    guards: &'a AtomicUsize,
+    guards: &'a Guards,
+    unwinding: Unwinding,
 }
 
 impl Frame<'_> {
@@ -158,9 +162,19 @@ impl Frame<'_> {
     }
 
     fn leave(&mut self) {
-        self.held.decide(|channel, ring, run| {
+        self.settle(|channel, ring, run| {
             ring.give_back_run(&run);
             channel.committed(1);
+        });
+    }
+
+    /// As [`Held::decide`]; from before that on, it is not counted any more.
+    #[inline]
+    fn settle(&mut self, decide: impl FnOnce(&Channel, &Owned<u64>, Run)) {
+        let guards = self.guards;
+        self.held.decide(|channel, ring, run| {
+            guards.lower();
+            decide(channel, ring, run);
         });
     }
 }
@@ -168,11 +182,10 @@ impl Frame<'_> {
 impl Drop for Frame<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.guards.fetch_sub(1, Ordering::Relaxed);
-        if std::thread::panicking() {
+        if self.unwinding.has_begun() {
             self.leave();
         }
-        self.held.decide(free);
+        self.settle(free);
     }
 }
 
@@ -444,8 +457,9 @@ impl<M: Bytes + ?Sized> Receiver<M> {
         }
         // Read once: what a hostile peer writes there later changes nothing.
         let len = usize::try_from(queue.ring.length(&run)).unwrap_or(usize::MAX);
-        guards.fetch_add(1, Ordering::Relaxed);
-        Ok(Frame { held: Held::new(queue, self.end.data(), run, len), guards })
+        let held = Held::new(queue, self.end.data(), run, len);
+        guards.raise(held.token);
+        Ok(Frame { held, guards, unwinding: Unwinding::watch() })
     }
 
     /// The oldest message, waiting for one until `deadline`.

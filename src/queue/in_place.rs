@@ -6,12 +6,13 @@ use core::ptr::NonNull;
 
 use bytemuck::Pod;
 
+use super::guards::Guards;
 use super::{Endpoint, Queue};
 #[cfg(doc)]
 use super::{Receiver, Sender};
-use crate::primitive::Ordering;
 use crate::ring::owned::Claim;
 use crate::segment::Token;
+use crate::unwinding::Unwinding;
 
 /// A slot that this process has claimed; given back to the senders when dropped.
 struct Held<'a, T: Pod> {
@@ -108,13 +109,15 @@ impl<T: Pod> fmt::Debug for Reservation<'_, T> {
 #[must_use = "dropping it ends the receive"]
 pub struct RecvGuard<'a, T: Pod> {
     held: Held<'a, T>,
-    end: &'a Endpoint<T>,
+    guards: &'a Guards,
+    unwinding: Unwinding,
 }
 
 impl<'a, T: Pod> RecvGuard<'a, T> {
     pub(super) fn new(end: &'a Endpoint<T>, claim: Claim) -> Self {
-        end.guards.fetch_add(1, Ordering::Relaxed);
-        Self { held: Held::new(&end.queue, claim), end }
+        let held = Held::new(&end.queue, claim);
+        end.guards.raise(held.token);
+        Self { held, guards: &end.guards, unwinding: Unwinding::watch() }
     }
 
     /// Leaves the message to another receiver, which gets it before newer ones; perhaps to this one, if it asks first.
@@ -123,20 +126,28 @@ impl<'a, T: Pod> RecvGuard<'a, T> {
     }
 
     fn leave(&mut self) {
-        self.held.decide(|queue, claim| {
+        self.settle(|queue, claim| {
             queue.ring.give_back(claim);
             queue.channel.committed(1);
+        });
+    }
+
+    /// As [`Held::decide`]; from before that on, it is not counted any more.
+    fn settle(&mut self, decide: impl FnOnce(&Queue<T>, Claim)) {
+        let guards = self.guards;
+        self.held.decide(|queue, claim| {
+            guards.lower();
+            decide(queue, claim);
         });
     }
 }
 
 impl<T: Pod> Drop for RecvGuard<'_, T> {
     fn drop(&mut self) {
-        self.end.guards.fetch_sub(1, Ordering::Relaxed);
-        if std::thread::panicking() {
+        if self.unwinding.has_begun() {
             self.leave();
         }
-        self.held.decide(|queue, claim| {
+        self.settle(|queue, claim| {
             queue.ring.release(claim);
             queue.channel.released_by_one_of_many(1);
         });

@@ -17,7 +17,6 @@ use crate::doorbell::Doorbell;
 use crate::error::{Error, RecvError, RecvTimeoutError, TryRecvError};
 use crate::event::Surroundings;
 use crate::message::Message;
-use crate::primitive::Ordering;
 use crate::ring::owned::{Claim, Run};
 use crate::segment::{Attached, Side};
 
@@ -65,7 +64,7 @@ impl<M: Message + ?Sized> Receiver<M> {
             }
         };
         ring.claim_full_run(cursor, owner, most).map_err(|_| {
-            let ours = self.end.guards.load(Ordering::Relaxed);
+            let ours = || self.end.guards.of(channel.attached().token());
             if ring.is_unsettled(owner, ours) { TryRecvError::Empty } else { reason }
         })
     }
@@ -85,7 +84,7 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// `true` also when none is and none will come, since a receive would not wait then.
     pub fn poll(&self, timeout: Duration) -> bool {
         let Endpoint { queue, pace, guards, .. } = &self.end;
-        let is_ready = || match queue.is_ready(guards.load(Ordering::Relaxed)) {
+        let is_ready = || match queue.is_ready(|| guards.of(queue.channel.attached().token())) {
             // Ready, but nothing is taken.
             true => ControlFlow::Break(Err::<Infallible, _>(())),
             false => ControlFlow::Continue(()),
@@ -100,7 +99,7 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// [`Error::Io`] if the system has no descriptor or no thread to give.
     pub fn doorbell(&self) -> Result<Doorbell, Error> {
         let queue = self.end.queue.clone();
-        Doorbell::new(&self.end.queue.channel, move || queue.is_ready(0))
+        Doorbell::new(&self.end.queue.channel, move || queue.is_ready(|| 0))
     }
 
     /// Where it is: a byte of it.

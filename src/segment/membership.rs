@@ -51,6 +51,12 @@ impl Token {
     pub(crate) fn id(self) -> u16 {
         self.0 as u16
     }
+
+    /// To be kept beside a number; different tokens have different bits.
+    #[inline(always)]
+    pub(crate) fn bits(self) -> u32 {
+        self.0
+    }
 }
 
 /// One joined segment.

@@ -7,6 +7,7 @@ use core::ptr::NonNull;
 use bytemuck::Pod;
 
 use super::{Receiver, Sender};
+use crate::unwinding::Unwinding;
 
 /// A slot to be written in place: see [`Sender::reserve`]. It holds whatever some earlier message has left.
 ///
@@ -113,12 +114,13 @@ impl<T: Pod> fmt::Debug for SliceReservation<'_, T> {
 pub struct RecvGuard<'a, T: Pod> {
     receiver: &'a mut Receiver<T>,
     kept: bool,
+    unwinding: Unwinding,
 }
 
 impl<'a, T: Pod> RecvGuard<'a, T> {
     /// There is a message.
     pub(super) fn new(receiver: &'a mut Receiver<T>) -> Self {
-        Self { receiver, kept: true }
+        Self { receiver, kept: true, unwinding: Unwinding::watch() }
     }
 
     /// Leaves the message in the queue: it is the next one to be received.
@@ -129,7 +131,7 @@ impl<'a, T: Pod> RecvGuard<'a, T> {
 
 impl<T: Pod> Drop for RecvGuard<'_, T> {
     fn drop(&mut self) {
-        if self.kept && !std::thread::panicking() && self.receiver.end.is_ours() {
+        if self.kept && !self.unwinding.has_begun() && self.receiver.end.is_ours() {
             self.receiver.end.queue.ring.release(&mut self.receiver.position, 1);
             self.receiver.end.queue.channel.released(1);
         }
@@ -159,12 +161,13 @@ pub struct SliceGuard<'a, T: Pod> {
     count: u64,
     /// How many count as received when it is dropped.
     received: usize,
+    unwinding: Unwinding,
 }
 
 impl<'a, T: Pod> SliceGuard<'a, T> {
     /// There are `count` messages.
     pub(super) fn new(receiver: &'a mut Receiver<T>, count: u64) -> Self {
-        let mut guard = Self { receiver, count, received: 0 };
+        let mut guard = Self { receiver, count, received: 0, unwinding: Unwinding::watch() };
         guard.received = guard.len();
         guard
     }
@@ -190,7 +193,7 @@ impl<'a, T: Pod> SliceGuard<'a, T> {
 
 impl<T: Pod> Drop for SliceGuard<'_, T> {
     fn drop(&mut self) {
-        if self.received > 0 && !std::thread::panicking() && self.receiver.end.is_ours() {
+        if self.received > 0 && !self.unwinding.has_begun() && self.receiver.end.is_ours() {
             self.receiver.end.queue.ring.release(&mut self.receiver.position, self.received as u64);
             self.receiver.end.queue.channel.released(self.received);
         }

@@ -17,7 +17,7 @@ use crate::error::{Error, RecvError, RecvTimeoutError, TryRecvError};
 use crate::message::Message;
 use crate::ring::spsc::{Position, len};
 use crate::seat::Seat;
-use crate::segment::{Attached, Side};
+use crate::segment::{Attached, Side, Token};
 
 /// The receiving end of an [`SpscQueue`] or of one direction of a [`Pipe`](crate::Pipe). Dropping it tells the sender.
 pub struct Receiver<M: Message + ?Sized> {
@@ -117,6 +117,11 @@ impl<M: Message + ?Sized> Receiver<M> {
         let (of_thread, capacity) = (channel.clone(), ring.capacity());
         let is_ready = move || len(of_thread.header(), capacity) > 0 || is_over(&of_thread).is_some();
         Doorbell::new(channel, is_ready)
+    }
+
+    /// Who sits here: another one when this copy in a fork child has taken the seat after its parent.
+    pub(crate) fn sitter(&self) -> Token {
+        self.end.sitter.get()
     }
 
     /// Where it is: a byte of it.

@@ -105,25 +105,27 @@ impl Words {
 
     /// Whether a message may yet come from a slot, if no sender claims any more: it is there, or being written, or being read
     /// by somebody who may die or give it back: anybody but ourselves, who are `owner` and read `ours` at the moment. A message
-    /// stays in its slot, so one look at each decides.
-    pub(crate) fn is_unsettled(&self, owner: u16, ours: usize) -> bool {
+    /// stays in its slot, so one look at each decides. `ours` is asked after the look: one that we read no more may be in another hand
+    /// of this process, which may give it back.
+    pub(crate) fn is_unsettled(&self, owner: u16, ours: impl Fn() -> usize) -> bool {
         if self.may_not_look(owner) {
             return true;
         }
         let _look = self.look(owner);
         let mut read_by_owner = 0;
-        self.indices().any(|position| {
+        let by_others = self.indices().any(|position| {
             let word = self.load(position);
             match word.state() {
                 state::WRITING | state::FULL | state::ORPHAN => true,
                 state::READING if word.owner() == owner => {
                     read_by_owner += 1;
-                    read_by_owner > ours
+                    false
                 }
                 state::READING => true,
                 _ => false,
             }
-        })
+        });
+        by_others || read_by_owner > ours()
     }
 
     /// How many messages that were sent before the slot at `end` was claimed have not been received: they are there, or somebody

@@ -13,6 +13,7 @@ use crate::message::sealed::Bytes;
 use crate::ring::spsc::Position;
 use crate::ring::transfer::{LENGTH, Record, record};
 use crate::spsc::{Endpoint, Receiver};
+use crate::unwinding::Unwinding;
 
 /// Bytes that are asked of the allocator at once for a message that comes in parts; more when they have come.
 const AT_ONCE: usize = 1 << 20;
@@ -211,7 +212,7 @@ impl<M: Bytes + ?Sized> Receiver<M> {
     #[inline]
     pub(crate) fn try_frame(&mut self) -> Result<Frame<'_, M>, TryRecvError> {
         let next = self.reading().next()?;
-        Ok(Frame { receiver: self, next, kept: true })
+        Ok(Frame { receiver: self, next, kept: true, unwinding: Unwinding::watch() })
     }
 
     /// The next message, waiting for it until `deadline`.
@@ -225,7 +226,7 @@ impl<M: Bytes + ?Sized> Receiver<M> {
             Ok(next) => next,
             Err(_) => self.until(deadline(), |reading| reading.next())?,
         };
-        Ok(Frame { receiver: self, next, kept: true })
+        Ok(Frame { receiver: self, next, kept: true, unwinding: Unwinding::watch() })
     }
 }
 
@@ -268,6 +269,7 @@ pub struct Frame<'a, M: Bytes + ?Sized = [u8]> {
     receiver: &'a mut Receiver<M>,
     next: Next,
     kept: bool,
+    unwinding: Unwinding,
 }
 
 impl<M: Bytes + ?Sized> Frame<'_, M> {
@@ -289,7 +291,7 @@ impl<M: Bytes + ?Sized> Frame<'_, M> {
 impl<M: Bytes + ?Sized> Drop for Frame<'_, M> {
     #[inline]
     fn drop(&mut self) {
-        if !self.kept || std::thread::panicking() {
+        if !self.kept || self.unwinding.has_begun() {
             return;
         }
         let Receiver { position, end, partial, .. } = &mut *self.receiver;

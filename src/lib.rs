@@ -107,6 +107,8 @@ compile_error!("gimmal needs Linux: futexes, open-file-description locks, membar
 compile_error!("gimmal needs a 64-bit target");
 
 #[cfg(not(loom))]
+mod answer;
+#[cfg(not(loom))]
 mod atomic;
 mod buffers;
 #[cfg(not(loom))]
@@ -136,6 +138,8 @@ mod message;
 #[cfg(all(loom, test))]
 mod models;
 #[cfg(not(loom))]
+mod mutex;
+#[cfg(not(loom))]
 mod object;
 mod pace;
 #[cfg(not(loom))]
@@ -156,8 +160,6 @@ mod seat;
 mod segment;
 #[cfg(all(feature = "serde", not(loom)))]
 mod serialized;
-#[cfg(not(loom))]
-mod spin;
 #[cfg(not(loom))]
 pub mod spsc;
 #[cfg(not(loom))]

@@ -56,7 +56,7 @@ use crate::event::{Armed, Event, LOOK, Slept, Surroundings};
 use crate::primitive::private::{AtomicU8, AtomicU32, AtomicUsize};
 use crate::primitive::{FenceMode, FutexWord, Ordering, heavy_fence};
 use crate::segment::{Attached, view::View};
-use crate::spin::Spin;
+use crate::mutex::Mutex;
 use crate::sys::bell;
 use crate::sys::futex::{self, WAITV_MAX, Words};
 use crate::sys::thread::spawn_quiet;
@@ -75,7 +75,7 @@ const ENDED: u8 = 3;
 const NOWHERE: usize = usize::MAX;
 
 /// The process's reactors.
-static STATE: Spin<State> = Spin::new(State { forks: 0, threads: Vec::new() });
+static STATE: Mutex<State> = Mutex::new(State { forks: 0, threads: Vec::new() });
 /// How often the process, and those before it, were forked since the first registration.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
@@ -106,7 +106,7 @@ struct Entry {
     view: Arc<View>,
     event: NonNull<Event>,
     mode: FenceMode,
-    source: Spin<Option<Source>>,
+    source: Mutex<Option<Source>>,
     tell: Box<dyn Fn() + Send + Sync>,
     state: AtomicU8,
     /// Which of the threads it belongs to.
@@ -185,7 +185,7 @@ impl Registration {
             view,
             event,
             mode,
-            source: Spin::new(Some(source)),
+            source: Mutex::new(Some(source)),
             tell: Box::new(tell),
             state: AtomicU8::new(QUEUED),
             thread,

@@ -217,8 +217,11 @@ impl Attached {
     /// Joins anew in a fork child.
     #[cold]
     fn rejoin(&self) -> Token {
+        let refused = &self.membership.refused;
+        let before = refused.load(Ordering::Relaxed);
         self.membership.rejoining.with(|()| {
-            if self.membership.token() == Token::NOBODY {
+            // Who has waited for a thread that was refused need not try the same again.
+            if self.membership.token() == Token::NOBODY && refused.load(Ordering::Relaxed) == before {
                 let (how, watch) = (Joining::Again, self.watch.as_deref());
                 match Self::admit(&self.view, &self.file, self.name.as_ref(), how, self.membership, watch) {
                     Ok(id) => {
@@ -234,6 +237,7 @@ impl Attached {
                             watch.unlink(&self.view);
                         }
                         self.membership.close_lease();
+                        refused.fetch_add(1, Ordering::Relaxed);
                     }
                 }
             }

@@ -4,10 +4,10 @@ use std::sync::{Arc, Weak};
 
 use super::attached::Attached;
 use super::membership;
-use crate::spin::Spin;
+use crate::mutex::Mutex;
 use crate::sys::file;
 
-static JOINED: Spin<Vec<Weak<Attached>>> = Spin::new(Vec::new());
+static JOINED: Mutex<Vec<Weak<Attached>>> = Mutex::new(Vec::new());
 
 /// Called with every segment that this process joins.
 pub(super) fn remember(attached: &Arc<Attached>) {

@@ -14,10 +14,10 @@ use std::ptr;
 use crossbeam_utils::CachePadded;
 
 use super::{joined, sentinel};
+use crate::mutex::Mutex;
 use crate::primitive::Ordering;
 use crate::primitive::private::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32};
 use crate::reactor;
-use crate::spin::Spin;
 use crate::sys::{Errno, file, fork};
 
 /// Which end of a ring.
@@ -69,12 +69,14 @@ pub(crate) struct Membership {
     /// that no child inherits one it does not know of.
     lease: AtomicI32,
     /// Excludes our own threads from what the admission byte guards: one description's lock does not.
-    pub(crate) admission: Spin<()>,
+    pub(crate) admission: Mutex<()>,
     /// The same for the lease bytes of the dead, while we repair.
-    pub(crate) repairing: Spin<()>,
+    pub(crate) repairing: Mutex<()>,
     /// Held by the thread of a fork child that joins anew.
-    pub(crate) rejoining: Spin<()>,
-    roles: Spin<Vec<Role>>,
+    pub(crate) rejoining: Mutex<()>,
+    /// How often that was in vain.
+    pub(crate) refused: AtomicU32,
+    roles: Mutex<Vec<Role>>,
     used: AtomicBool,
     next: AtomicPtr<Membership>,
 }
@@ -82,7 +84,7 @@ pub(crate) struct Membership {
 /// How many forks lie between the first process and this one.
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 /// Guards growth of the list against a concurrent fork.
-static GROWING: Spin<()> = Spin::new(());
+static GROWING: Mutex<()> = Mutex::new(());
 static LIST: AtomicPtr<Membership> = AtomicPtr::new(ptr::null_mut());
 
 /// How many forks lie between the first process and this one, since this program joined a segment.
@@ -113,10 +115,11 @@ impl Membership {
                 token: CachePadded::new(AtomicU32::new(0)),
                 pid: AtomicU32::new(0),
                 lease: AtomicI32::new(-1),
-                admission: Spin::new(()),
-                repairing: Spin::new(()),
-                rejoining: Spin::new(()),
-                roles: Spin::new(Vec::new()),
+                admission: Mutex::new(()),
+                repairing: Mutex::new(()),
+                rejoining: Mutex::new(()),
+                refused: AtomicU32::new(0),
+                roles: Mutex::new(Vec::new()),
                 used: AtomicBool::new(true),
                 next: AtomicPtr::new(LIST.load(Ordering::Relaxed)),
             }));
@@ -217,7 +220,22 @@ pub(super) fn watch_forks() {
     fork::on_fork(prepare, parent, child);
 }
 
+/// Held by the thread that forks.
+static FORKING: Mutex<()> = Mutex::new(());
+/// How many calls of [`prepare`] for the same fork have found that it was made ready. Only the holder of [`FORKING`] is here.
+static AGAIN: AtomicU32 = AtomicU32::new(0);
+
+/// Whether more calls of the same handler follow, or have gone before: threads that were first together have each installed them.
+fn is_one_of_several() -> bool {
+    AGAIN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |again| again.checked_sub(1)).is_ok()
+}
+
 extern "C" fn prepare() {
+    if FORKING.is_mine() {
+        AGAIN.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    FORKING.acquire();
     joined::prepare();
     reactor::prepare();
     sentinel::prepare();
@@ -228,6 +246,9 @@ extern "C" fn prepare() {
 }
 
 extern "C" fn parent() {
+    if is_one_of_several() {
+        return;
+    }
     for membership in all() {
         membership.roles.release();
     }
@@ -235,9 +256,13 @@ extern "C" fn parent() {
     sentinel::parent();
     reactor::parent();
     joined::release();
+    FORKING.release();
 }
 
 extern "C" fn child() {
+    if is_one_of_several() {
+        return;
+    }
     GENERATION.fetch_add(1, Ordering::Relaxed);
     for membership in all() {
         membership.token.store(0, Ordering::Relaxed);
@@ -255,4 +280,5 @@ extern "C" fn child() {
     sentinel::child();
     reactor::child();
     joined::release();
+    FORKING.release();
 }

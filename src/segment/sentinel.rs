@@ -21,20 +21,21 @@ mod posts;
 use core::mem::size_of;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::charge::Charge;
 use self::posts::{Ear, Posts};
 use super::membership::Membership;
 use super::view::View;
+use crate::answer::Answer;
 use crate::deadline::Deadline;
 use crate::event::ALL;
 use crate::ids::Ids;
 use crate::layout::{LIFE_BYTES, MAX_PARTICIPANTS, SegmentHeader};
+use crate::mutex::Mutex;
 use crate::primitive::private::{AtomicBool, AtomicU16, AtomicUsize};
 use crate::primitive::{FutexWord, Ordering};
-use crate::spin::Spin;
 use crate::sys::file::{self, Identity};
 use crate::sys::futex;
 use crate::sys::robust::{List, Page};
@@ -53,7 +54,7 @@ const RESTLESS: u32 = 1000;
 const SHORT: Duration = Duration::from_micros(100);
 
 /// What the process's threads share with the sentinel.
-static STATE: Spin<State> = Spin::new(State {
+static STATE: Mutex<State> = Mutex::new(State {
     watches: Vec::new(),
     changed: Vec::new(),
     own: BTreeMap::new(),
@@ -109,7 +110,7 @@ pub(super) struct Watch {
     /// A mapping has failed half-way: the page is not to be used again.
     spoiled: AtomicBool,
     /// Held by the sentinel while it uses the segment; emptied by the one who leaves.
-    view: Spin<Option<Arc<View>>>,
+    view: Mutex<Option<Arc<View>>>,
 }
 
 /// Not a [`Watch::place`].
@@ -117,8 +118,8 @@ const NOWHERE: usize = usize::MAX;
 
 /// Whether this process has sentinels by default: the kernel can, and the environment does not object.
 fn offered() -> bool {
-    static OFFERED: OnceLock<bool> = OnceLock::new();
-    *OFFERED.get_or_init(|| {
+    static OFFERED: Answer = Answer::new();
+    OFFERED.get(|| {
         let off = std::env::var_os(VARIABLE).is_some_and(|v| ["off", "0", "no", "false"].iter().any(|off| v == *off));
         !off && futex::has_waitv()
     })
@@ -168,7 +169,7 @@ impl Watch {
             place: AtomicUsize::new(NOWHERE),
             adopted: AtomicBool::new(false),
             spoiled: AtomicBool::new(false),
-            view: Spin::new(None),
+            view: Mutex::new(None),
         };
         let shown = watch.page.show(file, view.geometry().size as usize).is_ok();
         watch.spoiled.store(!shown, Ordering::Relaxed);
@@ -197,7 +198,8 @@ impl Watch {
 
     /// We are attached: if the sentinel answers for us, it watches over the others, too, from now on.
     pub(super) fn begin(self: &Arc<Self>, view: &Arc<View>) {
-        self.view.with(|place| *place = Some(Arc::clone(view)));
+        // In one store: a fork child finds it there or not.
+        self.view.with(|place| _ = place.get_or_insert_with(|| Arc::clone(view)));
         STATE.with(|state| {
             if !state.watches.iter().any(|watch| Arc::ptr_eq(watch, self)) {
                 state.watches.push(Arc::clone(self));

@@ -1,9 +1,10 @@
 //! CLOCK_MONOTONIC, the wall clock and the number of usable CPUs.
 
-use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
+
+use crate::answer::Answer;
 
 /// Nanoseconds since an arbitrary point, never going back.
 pub(crate) fn monotonic_nanos() -> u64 {
@@ -24,8 +25,8 @@ pub(crate) fn from_unix_nanos(nanos: u64) -> SystemTime {
 /// Whether a peer can run while this thread spins. The machine's processors count, not those we may use ourselves: a process
 /// that is pinned to one has its peers on the others.
 pub(crate) fn many_cpus() -> bool {
-    static MANY: OnceLock<bool> = OnceLock::new();
-    *MANY.get_or_init(|| {
+    static MANY: Answer = Answer::new();
+    MANY.get(|| {
         // SAFETY: only asks.
         let online = unsafe { nix::libc::sysconf(nix::libc::_SC_NPROCESSORS_ONLN) };
         online > 1

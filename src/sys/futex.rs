@@ -1,12 +1,13 @@
-//! Process-shared futexes with absolute CLOCK_MONOTONIC deadlines.
+//! Process-shared futexes with absolute CLOCK_MONOTONIC deadlines, and the private ones that a lock of this process is made of.
 
 use std::ptr;
 
+use nix::errno::Errno;
 use nix::libc;
 
 use crate::deadline::Deadline;
 use crate::event::Slept;
-use crate::primitive::AtomicU32;
+use crate::primitive::{AtomicU32, private};
 
 /// How many words one `futex_waitv` takes.
 pub(crate) const WAITV_MAX: usize = 128;
@@ -44,8 +45,8 @@ impl FutexWord {
         if result == 0 {
             return Slept::Woken;
         }
-        match nix::errno::Errno::last() {
-            nix::errno::Errno::ETIMEDOUT => Slept::TimedOut,
+        match Errno::last() {
+            Errno::ETIMEDOUT => Slept::TimedOut,
             // EAGAIN: the word had changed. EINTR: a signal handler ran. Anything else cannot happen with a mapped,
             // aligned word; looking again is right for all of them.
             _ => Slept::Stale,
@@ -59,6 +60,38 @@ impl FutexWord {
         let woken = unsafe { libc::syscall(libc::SYS_futex, self.0.as_ptr(), libc::FUTEX_WAKE, most) };
         u32::try_from(woken).unwrap_or(0)
     }
+}
+
+/// Somebody sleeps, in a word that names its owner.
+pub(crate) const WAITERS: u32 = libc::FUTEX_WAITERS;
+
+/// An operation on a word of this process alone, without a time limit.
+fn here(word: &private::AtomicU32, operation: libc::c_int, value: u32) -> Result<(), Errno> {
+    let none = ptr::null::<libc::timespec>();
+    let operation = operation | libc::FUTEX_PRIVATE_FLAG;
+    // SAFETY: the word outlives the call, and is an atomic to the kernel, too, which touches nothing else.
+    let result = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, value, none) };
+    Errno::result(result).map(drop)
+}
+
+/// Takes the lock whose owner the word names, and lends that owner our priority while we wait for it.
+pub(crate) fn lock_pi(word: &private::AtomicU32) -> Result<(), Errno> {
+    here(word, libc::FUTEX_LOCK_PI, 0)
+}
+
+/// Gives it to the one of the most priority who waits in [`lock_pi`]; to nobody, if nobody does.
+pub(crate) fn unlock_pi(word: &private::AtomicU32) -> Result<(), Errno> {
+    here(word, libc::FUTEX_UNLOCK_PI, 0)
+}
+
+/// Sleeps while the word is `expected`, until [`wake_here`]. May end early.
+pub(crate) fn wait_here(word: &private::AtomicU32, expected: u32) {
+    let _ = here(word, libc::FUTEX_WAIT, expected);
+}
+
+/// Wakes one who sleeps in [`wait_here`].
+pub(crate) fn wake_here(word: &private::AtomicU32) {
+    let _ = here(word, libc::FUTEX_WAKE, 1);
 }
 
 fn timespec(deadline: Deadline) -> libc::timespec {
@@ -111,7 +144,7 @@ impl Words {
         };
         match result {
             0.. => Slept::Woken,
-            _ if nix::errno::Errno::last() == nix::errno::Errno::ETIMEDOUT => Slept::TimedOut,
+            _ if Errno::last() == Errno::ETIMEDOUT => Slept::TimedOut,
             _ => Slept::Stale,
         }
     }
@@ -121,5 +154,5 @@ impl Words {
 pub(crate) fn has_waitv() -> bool {
     // SAFETY: with zero waiters the kernel reads nothing.
     let result = unsafe { libc::syscall(libc::SYS_futex_waitv, ptr::null::<u8>(), 0, 0, ptr::null::<u8>(), 0) };
-    result == -1 && nix::errno::Errno::last() == nix::errno::Errno::EINVAL
+    result == -1 && Errno::last() == Errno::EINVAL
 }

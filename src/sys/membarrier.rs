@@ -1,8 +1,8 @@
 //! `membarrier(2)`: one process makes every registered process execute a full fence.
 
-use std::sync::OnceLock;
-
 use nix::libc;
+
+use crate::answer::Answer;
 
 // The uapi's values (linux/membarrier.h); libc has no names for them on every target.
 const QUERY: libc::c_int = 0;
@@ -16,8 +16,8 @@ fn call(command: libc::c_int) -> libc::c_long {
 
 /// Whether this kernel, for this process, offers the global expedited barrier.
 pub(crate) fn available() -> bool {
-    static OFFERED: OnceLock<bool> = OnceLock::new();
-    *OFFERED.get_or_init(|| {
+    static OFFERED: Answer = Answer::new();
+    OFFERED.get(|| {
         let commands = call(QUERY);
         let needed = libc::c_long::from(GLOBAL_EXPEDITED | REGISTER_GLOBAL_EXPEDITED);
         commands > 0 && commands & needed == needed

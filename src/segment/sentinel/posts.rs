@@ -11,7 +11,7 @@ use super::{NAME, STATE, call, enroll};
 use crate::deadline::Deadline;
 use crate::primitive::private::AtomicBool;
 use crate::primitive::{AtomicU32, FutexWord, Ordering};
-use crate::spin::Spin;
+use crate::mutex::Mutex;
 use crate::sys::futex::{WAITV_MAX, Words};
 use crate::sys::thread;
 
@@ -38,7 +38,7 @@ pub(super) struct Ear {
     /// Bumped with new words.
     call: FutexWord,
     /// What it was given.
-    words: Spin<Vec<(&'static AtomicU32, u32)>>,
+    words: Mutex<Vec<(&'static AtomicU32, u32)>>,
     /// Set when one of them may have changed.
     rang: AtomicBool,
     /// 1 when it has begun, 2 if it could not.
@@ -50,7 +50,7 @@ impl Ear {
     pub(super) fn start() -> Option<&'static Self> {
         let ear: &'static Self = Box::leak(Box::new(Self {
             call: FutexWord::new(),
-            words: Spin::new(Vec::new()),
+            words: Mutex::new(Vec::new()),
             rang: AtomicBool::new(false),
             begun: FutexWord::new(),
         }));

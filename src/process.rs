@@ -46,9 +46,11 @@ use std::os::unix::process::CommandExt as _;
 use std::panic::{self, AssertUnwindSafe};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::{env, error};
 
+use crate::primitive::Ordering;
+use crate::primitive::private::AtomicPtr;
 use crate::{Error, Segment, sys};
 
 /// What an entry returns; an error ends its process with exit code 1 and its message on stderr.
@@ -65,8 +67,15 @@ const MARKER: &str = "--gimmal-process";
 /// end with its parent; through the second it says that it has taken an end.
 const VARIABLE: &str = "GIMMAL_PROCESS";
 
-/// The names of the entries that `init` was given.
-static REGISTERED: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+/// The names of the entries that `init` was given, the last first. Nothing in the list is changed or freed, so nobody waits for
+/// anybody: a fork child finds it whole, whatever the other threads of its parent were doing.
+static REGISTERED: AtomicPtr<Names> = AtomicPtr::new(std::ptr::null_mut());
+
+/// What one call of `init` has added.
+struct Names {
+    names: Vec<&'static str>,
+    before: *mut Names,
+}
 
 /// The name of this process, if it was started by [`Process::spawn`].
 static NAME: OnceLock<String> = OnceLock::new();
@@ -122,7 +131,7 @@ macro_rules! entries {
 /// }
 /// ```
 pub fn init(entries: &[Entry]) {
-    registered().extend(entries.iter().map(|(name, _)| *name));
+    register(entries.iter().map(|(name, _)| *name));
     let args: Vec<OsString> = env::args_os().collect();
     // Behind a "--" too: that is where a test harness lets arguments through that are not its own.
     let marker = (1..args.len()).find(|&i| args[i] == MARKER && (i == 1 || args[i - 1] == "--"));
@@ -134,15 +143,32 @@ pub fn init(entries: &[Entry]) {
     }
 }
 
-fn registered() -> MutexGuard<'static, BTreeSet<&'static str>> {
-    REGISTERED.lock().unwrap_or_else(PoisonError::into_inner)
+fn register(names: impl Iterator<Item = &'static str>) {
+    let known = registered();
+    let names: Vec<_> = names.filter(|name| !known.contains(name)).collect();
+    if names.is_empty() {
+        return;
+    }
+    let added = Box::leak(Box::new(Names { names, before: REGISTERED.load(Ordering::Relaxed) }));
+    // Release: whoever finds the names finds them whole.
+    while let Err(now) = REGISTERED.compare_exchange(added.before, added, Ordering::Release, Ordering::Relaxed) {
+        added.before = now;
+    }
+}
+
+fn registered() -> BTreeSet<&'static str> {
+    let mut all = BTreeSet::new();
+    let mut next = REGISTERED.load(Ordering::Acquire);
+    // SAFETY: null, or leaked by `register` and whole before it was published.
+    while let Some(Names { names, before }) = unsafe { next.as_ref() } {
+        all.extend(names);
+        next = *before;
+    }
+    all
 }
 
 fn not_registered(entry: &str) -> Error {
-    Error::NotRegistered {
-        entry: entry.to_owned(),
-        registered: registered().iter().map(|&name| name.to_owned()).collect(),
-    }
+    Error::NotRegistered { entry: entry.to_owned(), registered: registered().into_iter().map(str::to_owned).collect() }
 }
 
 /// Runs the entry that the arguments behind the marker name; returns the exit code. What the entry was given is

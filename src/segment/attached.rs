@@ -541,14 +541,17 @@ fn remove_if_same(view: &View, fd: BorrowedFd<'_>, name: &Name) -> Result<(), Er
 pub(super) fn remove(name: &Name) -> Result<(), Errno> {
     let path = name.path();
     let opened = file::existing(&path, true);
+    // A fork child closes its copy of what a membership has open: it does not keep the lock when we are killed.
+    let membership = Membership::acquire();
+    let own = opened.ok().and_then(|file| membership.open_lease(file.as_fd()).ok());
     // A damaged file, one that we may not write, or one whose lock is held for too long is removed all the same.
-    let locked =
-        opened.ok().filter(|file| wait_for_admission(None, || lease::try_lock(file.as_fd(), ADMISSION)).is_ok());
+    let locked = own.filter(|own| wait_for_admission(None, || lease::try_lock(*own, ADMISSION)).is_ok());
     let removed = file::remove(&path);
-    if let Some(file) = locked {
-        // Closing would not do if another thread has forked meanwhile: the child has a copy of the descriptor.
-        lease::unlock(file.as_fd(), ADMISSION);
+    if let Some(own) = locked {
+        // Closing would not do if somebody starts a program meanwhile: until that has begun, it has a copy of the descriptor.
+        lease::unlock(own, ADMISSION);
     }
+    membership.give_back();
     removed
 }
 

@@ -90,8 +90,26 @@
 //!
 //! # fork, exec, threads
 //!
-//! Handles can be used from any thread; ends of [`SpscQueue`] and [`Pipe`] by one thread at a time. A forked child becomes a
-//! participant of its own at its first operation; exclusive ends stay with the parent. `exec` ends participation.
+//! Handles can be used from any thread; ends of [`SpscQueue`] and [`Pipe`] by one thread at a time. `exec` ends participation.
+//!
+//! `fork` may be called at any time, whatever other threads are doing. The child inherits every handle:
+//!
+//! - It becomes a participant of its own at its first operation. Where it cannot join (no room, or others are kept from joining for
+//!   10 s), calls say `Detached`.
+//! - What others share goes on: ends of a [`Queue`], values, arrays, locks.
+//! - What is exclusive stays with the parent: an end of an [`SpscQueue`] or a [`Pipe`] is `Detached` in the child until the parent has
+//!   dropped or released it; the child's next call then takes it over, from the first message that is not received yet.
+//! - What the parent has in hand stays with the parent: dropping or committing the copy of a guard, a reservation or a
+//!   lock in the child does nothing.
+//! - What another thread of the parent had in hand, such as a clone of a [`Segment`], exists in the child for ever, and keeps the
+//!   segment open there until the child ends.
+//!
+//! Two ways to make a process are not covered. A *signal handler* that calls `fork` while it interrupts a call of this crate makes
+//! two processes in the middle of one call: if the child returns from the handler, both send or receive the same message. Such a
+//! child may only call `exec` or `_exit`; if the call had one of this crate's own locks, the process is aborted with a message.
+//! And a child that is made by the raw `clone` system call, or `_Fork`, without the C library's fork handlers, takes itself for
+//! its parent, and keeps that one's place until it ends, so that nobody learns of the parent's death. It must call `exec` or
+//! `_exit` without using a handle; descriptors are closed by `exec`.
 //!
 //! # Limits
 //!

@@ -1,13 +1,14 @@
 //! What `fork` does to participants. No test harness: a forked child of a process with other threads could not go on safely.
 
 use std::io::Read as _;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::process::exit;
 
 use gimmal::{
     Array, Doorbell, Error, Latest, Lock, LockError, Queue, QueueOptions, Segment, Share, SpscQueue, TryRecvError,
     TrySendError, Value,
 };
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, pipe, read, write};
@@ -271,6 +272,39 @@ fn a_child_reads_a_stream_from_where_the_message_in_front_begins() {
     reap(child);
 }
 
+/// System calls of this process's threads, by their number.
+fn calls_in_progress() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let call = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("syscall")).unwrap_or_default();
+    tasks.map(|task| call(task).split(' ').next().unwrap_or_default().to_owned()).collect()
+}
+
+fn threads_of_a_child_sleep_while_one_of_them_joins() {
+    let segment = Segment::anonymous().unwrap();
+    let queue = Queue::<u32>::create(&segment, "queue", 8).unwrap();
+    reap(in_child(|| {
+        // Whoever has this byte keeps others from joining.
+        let path = format!("/proc/self/fd/{}", segment.as_fd().as_raw_fd());
+        let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+        // SAFETY: zeros are a `flock`.
+        let mut byte: nix::libc::flock = unsafe { std::mem::zeroed() };
+        (byte.l_type, byte.l_start, byte.l_len) = (nix::libc::F_WRLCK as i16, 1 << 62, 1);
+        fcntl(&file, FcntlArg::F_OFD_SETLK(&byte)).unwrap();
+        let joiners: Vec<_> = (0..3)
+            .map(|n| {
+                let queue = queue.clone();
+                std::thread::spawn(move || queue.sender().unwrap().send(n).unwrap())
+            })
+            .collect();
+        // One asks for the byte again and again, the others wait for that one.
+        let futex = nix::libc::SYS_futex.to_string();
+        while calls_in_progress().iter().filter(|call| **call == futex).count() < 2 {}
+        drop(file);
+        joiners.into_iter().for_each(|joiner| joiner.join().unwrap());
+    }));
+    assert_eq!(queue.len(), 3);
+}
+
 /// What its parent reads in place is no message of its own.
 fn a_child_does_not_count_its_parents_guards() {
     let segment = Segment::anonymous().unwrap();
@@ -369,7 +403,7 @@ fn a_childs_copy_of_a_doorbell_does_nothing() {
 }
 
 fn main() {
-    let tests: [(&str, fn()); 13] = [
+    let tests: &[(&str, fn())] = &[
         ("a_childs_copy_of_a_doorbell_does_nothing", a_childs_copy_of_a_doorbell_does_nothing),
         ("a_child_is_a_participant_of_its_own", a_child_is_a_participant_of_its_own),
         ("a_fork_in_the_middle_of_a_change_is_two_changes", a_fork_in_the_middle_of_a_change_is_two_changes),
@@ -396,6 +430,7 @@ fn main() {
             "a_child_reads_a_stream_from_where_the_message_in_front_begins",
             a_child_reads_a_stream_from_where_the_message_in_front_begins,
         ),
+        ("threads_of_a_child_sleep_while_one_of_them_joins", threads_of_a_child_sleep_while_one_of_them_joins),
         ("a_child_does_not_count_its_parents_guards", a_child_does_not_count_its_parents_guards),
         (
             "a_child_opens_handles_although_a_thread_of_its_parent_was_opening_one",
@@ -404,7 +439,7 @@ fn main() {
     ];
     println!("\nrunning {} tests", tests.len());
     let mut failed = 0;
-    for (name, test) in tests {
+    for &(name, test) in tests {
         let ok = std::panic::catch_unwind(test).is_ok();
         println!("test {name} ... {}", if ok { "ok" } else { "FAILED" });
         failed += usize::from(!ok);

@@ -3,7 +3,7 @@
 //!
 //! For each operation a fresh process (`victim`) begins: its first use of gimmal is that operation, or what must go before. One
 //! thread performs it, single-stepped by this process (`stepper`). After each of its atomic instructions, its calls of other libraries and
-//! its system calls, each place once or twice, the other thread forks, and the child goes through the whole table of operations
+//! its system calls, each place a few times, the other thread forks, and the child goes through the whole table of operations
 //! (`table`), with what it has inherited and with what it makes itself. If the fork waits for a lock that the stepped thread has,
 //! that goes on, an instruction at a time, until the fork is done.
 //!
@@ -30,10 +30,10 @@ fn main() {
         .filter(|operation| chosen.is_empty() || chosen.iter().any(|word| operation.name.contains(word.as_str())))
         .collect();
     println!("\nrunning {} tests", operations.len());
-    let (mut failed, mut counts) = (0, stepper::Counts::default());
+    let (mut failed, mut seen) = (0, stepper::Seen::default());
     for operation in &operations {
         let begin = Instant::now();
-        let verdict = match stepper::run(operation, &mut counts) {
+        let verdict = match stepper::run(operation, &mut seen) {
             // A child that can do nothing with what it has inherited says so each time; one of them must have been able to.
             Ok(Tally { inherited: 0, .. }) => "FAILED: no child has used what it had inherited".to_owned(),
             Ok(Tally { steps, forks, .. }) => format!("ok ({forks} forks in {steps} steps, {:.1?})", begin.elapsed()),

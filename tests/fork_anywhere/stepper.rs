@@ -18,8 +18,8 @@ use super::victim::{self, Board, FORKING, known};
 
 /// More steps than any operation takes: it does not end.
 const ENDLESS: usize = 3_000_000;
-/// Forks at one atomic instruction in all operations together, and system calls of one sort in one after which there is one.
-const AT_ONE_PLACE: u32 = 4;
+/// Forks at one atomic instruction in an operation (all locks may have the same one), and after system calls of one sort.
+const AT_ONE_PLACE: u32 = 3;
 const OF_ONE_SORT: u32 = 3;
 /// Milliseconds that a fork may take before we see whether it waits for the stepped thread.
 const PATIENCE: u8 = 2;
@@ -60,9 +60,9 @@ enum Sort {
     Other,
 }
 
-/// How often there was a fork at each place, in all operations together.
+/// How often calls of libraries have come back to each place, in all operations together.
 #[derive(Default)]
-pub struct Counts(HashMap<u64, u32>);
+pub struct Seen(HashMap<u64, u32>);
 
 /// Whether this has not been there more often than that.
 fn is_new(counts: &mut HashMap<u64, u32>, key: u64, most: u32) -> bool {
@@ -86,7 +86,7 @@ struct Stepper {
 }
 
 /// Forks after each interesting step of the operation.
-pub fn run(operation: &Operation, counts: &mut Counts) -> Result<Tally, Failed> {
+pub fn run(operation: &Operation, seen: &mut Seen) -> Result<Tally, Failed> {
     let board = Board::new();
     let ((orders_out, orders_in), (answers_out, answers_in)) = (pipe()?, pipe()?);
     // SAFETY: this process has one thread.
@@ -103,7 +103,7 @@ pub fn run(operation: &Operation, counts: &mut Counts) -> Result<Tally, Failed> 
         waitpid(child, None)?;
     }
     let result = begin(board, File::from(orders_in), File::from(answers_out)).and_then(|mut stepper| {
-        stepper.go(counts)?;
+        stepper.go(seen)?;
         let (steps, forks) = (stepper.steps, stepper.forks);
         Ok(Tally { steps, forks, inherited: board.inherited.load(Acquire) })
     });
@@ -135,8 +135,8 @@ fn begin(board: &'static Board, orders: File, answers: File) -> Result<Stepper, 
 }
 
 impl Stepper {
-    fn go(&mut self, counts: &mut Counts) -> Result<(), Failed> {
-        let mut calls = HashMap::new();
+    fn go(&mut self, seen: &mut Seen) -> Result<(), Failed> {
+        let (mut atomics, mut calls) = (HashMap::new(), HashMap::new());
         // The last one of ours.
         let mut from = 0;
         while !self.over {
@@ -148,9 +148,9 @@ impl Stepper {
             let comes_back = !own && self.code.contains(&next);
             let interesting = match sort {
                 Sort::SystemCall => is_new(&mut calls, number, OF_ONE_SORT),
-                Sort::Atomic if own => is_new(&mut counts.0, at, AT_ONE_PLACE),
+                Sort::Atomic if own => is_new(&mut atomics, at, AT_ONE_PLACE),
                 // The call of another library is over, for the first time from there.
-                _ if comes_back => is_new(&mut counts.0, next, 1),
+                _ if comes_back => is_new(&mut seen.0, next, 1),
                 _ => false,
             };
             if own {

@@ -53,7 +53,7 @@ const fn operation(name: &'static str, ready: fn() -> (Stage, Act)) -> Operation
     Operation { name, forked: false, ready }
 }
 
-pub static OPERATIONS: [Operation; 26] = [
+pub static OPERATIONS: [Operation; 25] = [
     operation("the first segment, anonymous", || fresh(|| drop(options().anonymous().unwrap()))),
     operation("the first segment, named", || fresh(|| drop(named("first")))),
     operation("the first handle", || fresh(|| _ = Segment::inspect("nobody"))),
@@ -84,16 +84,7 @@ pub static OPERATIONS: [Operation; 26] = [
         let segment = named("removed");
         staged(move |_| Segment::unlink(segment.name().unwrap()).unwrap())
     }),
-    operation("replace", || {
-        let segment = named("replaced");
-        staged(move |_| drop(Segment::options().replace(true).create(segment.name().unwrap()).unwrap()))
-    }),
-    operation("create objects", || {
-        staged(|stage| {
-            Value::<u64>::create(&stage.segment, "more", 0).unwrap();
-            Queue::<[u8]>::create(&stage.segment, "text", 64).unwrap();
-        })
-    }),
+    operation("create an object", || staged(|stage| drop(Value::<u64>::create(&stage.segment, "more", 0).unwrap()))),
     operation("handle and open", || {
         staged(|stage| {
             let handle = stage.queue.handle();
@@ -162,21 +153,23 @@ pub static OPERATIONS: [Operation; 26] = [
         })
     }),
     operation("exclusive ends", || {
-        staged(|stage| {
-            let queue = SpscQueue::<u64>::create(&stage.segment, "seats", 8).unwrap();
+        let segment = options().anonymous().unwrap();
+        let queue = SpscQueue::<u64>::create(&segment, "seats", 8).unwrap();
+        let (mut first, second) = Pipe::pair::<[u8], u64>(&segment, "both", 256).unwrap();
+        staged(move |_| {
             exclusive(queue.sender().unwrap(), queue.receiver().unwrap());
-            let (first, second) = Pipe::pair::<[u8], u64>(&stage.segment, "both", 256).unwrap();
-            drop(first);
-            drop(second);
+            first.send(&[1]).unwrap();
+            drop((first, second));
         })
     }),
     operation("streams and lossy queues", || {
-        staged(|stage| {
-            let queue = SpscQueue::<[u8]>::create(&stage.segment, "stream", 256).unwrap();
+        let segment = options().anonymous().unwrap();
+        let queue = SpscQueue::<[u8]>::create(&segment, "stream", 256).unwrap();
+        let lossy = LossyQueue::<u64>::create(&segment, "lossy", 4).unwrap();
+        staged(move |_| {
             stream(&queue);
-            let lossy = LossyQueue::<u64>::create(&stage.segment, "lossy", 4).unwrap();
-            let _ = lossy.sender().unwrap().send(1);
-            let _ = lossy.receiver().unwrap().try_recv();
+            lossy.sender().unwrap().send(1).unwrap();
+            assert_eq!(lossy.receiver().unwrap().try_recv(), Ok(1));
         })
     }),
     operation("values and arrays", || {

@@ -13,14 +13,21 @@ impl Guards {
     /// One more was claimed, under `token`.
     #[inline]
     pub(super) fn raise(&self, token: Token) {
-        let (first, mut now) = (u64::from(token.bits()) << 32 | 1, self.0.load(Ordering::Relaxed));
-        loop {
-            let next = if now >> 32 == first >> 32 { now + 1 } else { first };
-            match self.0.compare_exchange_weak(now, next, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return,
-                Err(changed) => now = changed,
-            }
+        // The token only changes from another process's to ours.
+        if (self.0.load(Ordering::Relaxed) >> 32) as u32 == token.bits() {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.begin(token);
         }
+    }
+
+    #[cold]
+    fn begin(&self, token: Token) {
+        let begun = u64::from(token.bits()) << 32;
+        let others = |now: u64| (now >> 32 != begun >> 32).then_some(begun);
+        // In vain if another thread has begun meanwhile.
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, others);
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 
     /// One less. To be called before the claim is given up, by the process that made it: an end that sees the slot in another hand

@@ -20,7 +20,7 @@ impl Bed {
 /// A sender that is faster than the receiver: what is received is whole and in order, and what is not, is counted.
 #[test]
 fn lossy_messages_are_whole_in_order_and_counted() {
-    for (capacity, messages) in [(1, 2), (2, 3)] {
+    for (capacity, messages) in [(1, 2), (1, 3), (2, 3)] {
         let seen = Seen::new();
         let add = seen.clone();
         explore(Some(3), move || {
@@ -57,8 +57,36 @@ fn lossy_messages_are_whole_in_order_and_counted() {
             (vec![Box::new(send), Box::new(receive)], Box::new(check))
         });
         match capacity {
-            1 => seen.must_have([vec![], vec![1], vec![2], vec![1, 2]]),
+            1 if messages == 2 => seen.must_have([vec![], vec![1], vec![2], vec![1, 2]]),
+            1 => seen.must_have([vec![], vec![1], vec![2], vec![3], vec![1, 3], vec![2, 3]]),
             _ => seen.must_have([vec![], vec![1], vec![1, 2], vec![2, 3]]),
         }
     }
+}
+
+/// A receiver whose message was lost while it copied goes on with the next one: the ring is full then, and not empty.
+#[test]
+fn lossy_is_not_empty_while_messages_are_lost() {
+    let seen = Seen::new();
+    let add = seen.clone();
+    explore(Some(3), move || {
+        let cells = (0..2 * WORDS).map(|_| AtomicU64::new(0)).collect();
+        let bed = Arc::new(Bed { header: Header::new(), cells });
+        let (of_sender, of_receiver, seen) = (Arc::clone(&bed), Arc::clone(&bed), add.clone());
+        let send = move || {
+            let (ring, mut own) = (of_sender.ring(2), 0);
+            for n in 1..=3 {
+                ring.send(&mut own, &[n; 8 * WORDS]);
+            }
+        };
+        let receive = move || {
+            let (ring, mut own, mut lost) = (of_receiver.ring(2), 0, 0);
+            let mut bytes = [0; 8 * WORDS];
+            let got = ring.receive(&mut own, &mut lost, &mut bytes);
+            assert!(got || lost == 0, "Empty after {lost} were lost");
+            seen.add((got, lost));
+        };
+        (vec![Box::new(send), Box::new(receive)], Box::new(move || drop(bed)))
+    });
+    seen.must_have([(false, 0), (true, 0), (true, 1)]);
 }

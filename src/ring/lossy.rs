@@ -4,9 +4,21 @@
 //! by CAS: by the receiver when it has a copy of the message there, by the sender when it needs the slot. Whoever moves it has
 //! decided what became of the message: received, or lost.
 //!
-//! A receiver copies before it knows. So messages are written and read as Relaxed words, with a fence between the move and the first
-//! write, and one between the last read and the move: a receiver that has read any word of a later message finds `head` moved. (The
-//! models do not miss these fences: a read-modify-write of loom's always finds the newest value, which the standard does not promise.)
+//! A receiver copies before it knows. So messages are written and read as Relaxed words, and the receiver believes its copy only if it
+//! then moves `head` itself. Such a copy is whole:
+//!
+//! - The receiver has Acquired a `tail` beyond its position, so it reads no word that is older than its message.
+//! - The sender writes newer words into that slot only after it has seen `head` beyond the position, which it Acquires. If the receiver
+//!   has moved `head`, that was after its reads (Release). So it has read no newer word. If the sender has moved `head`, the receiver's
+//!   CAS fails, and it copies again.
+//!
+//! No fence is needed for this: Release on the receiver's CAS is one for the reads before it.
+//!
+//! A receiver whose CAS fails goes on at the `head` that it finds (Acquire). The sender has moved `head` there (Release) after it had
+//! committed every message before its own. So the receiver sees them, and does not find the ring empty while it is full.
+//!
+//! Positions are compared by their signed distance: a `tail` or `head` on the wrong side of a position reads as "nothing there" and "no
+//! room needed".
 //!
 //! A death needs no repair. A sender that dies before its message is committed may have made room for it: then a message is lost, and
 //! none has come.
@@ -15,7 +27,7 @@ use core::ptr::NonNull;
 
 use super::Header;
 use crate::buffers::{copy_in, copy_out};
-use crate::primitive::{AtomicU64, Ordering, fence};
+use crate::primitive::{AtomicU64, Ordering};
 
 /// A ring of messages of a fixed number of words.
 #[derive(Clone)]
@@ -58,11 +70,9 @@ impl Lossy {
         let header = self.header();
         // Acquire: the receiver is done with the slots behind `head`.
         let head = header.head.load(Ordering::Acquire);
-        if own.wrapping_sub(head) > self.mask {
-            // If it fails, the receiver has just made the room.
-            let _ = header.head.compare_exchange(head, head.wrapping_add(1), Ordering::Acquire, Ordering::Acquire);
-            // See the module.
-            fence(Ordering::Release);
+        if own.wrapping_sub(head) as i64 > self.mask as i64 {
+            // If it fails, the receiver has just made the room (Acquire, as above). Release: see the module.
+            let _ = header.head.compare_exchange(head, head.wrapping_add(1), Ordering::Release, Ordering::Acquire);
         }
         copy_in(self.slot(*own), message);
         *own = own.wrapping_add(1);
@@ -75,17 +85,13 @@ impl Lossy {
     pub(crate) fn receive(&self, own: &mut u64, lost: &mut u64, into: &mut [u8]) -> bool {
         let header = self.header();
         loop {
-            // Acquire: the message is there.
-            let tail = header.tail.load(Ordering::Acquire);
-            if tail == *own {
+            if !self.is_ready(*own) {
                 return false;
             }
             copy_out(self.slot(*own), into);
-            // See the module.
-            fence(Ordering::Acquire);
             let next = own.wrapping_add(1);
-            // Release: the sender writes there only after our reads.
-            match header.head.compare_exchange(*own, next, Ordering::Release, Ordering::Relaxed) {
+            // Release: the sender writes there only after our reads. Acquire: where we go on, the messages are there.
+            match header.head.compare_exchange(*own, next, Ordering::Release, Ordering::Acquire) {
                 Ok(_) => {
                     *own = next;
                     return true;
@@ -100,7 +106,9 @@ impl Lossy {
 
     /// Whether a message is there for a receiver at `own`.
     pub(crate) fn is_ready(&self, own: u64) -> bool {
-        self.header().tail.load(Ordering::Acquire) != own
+        // Acquire: the message is there.
+        let tail = self.header().tail.load(Ordering::Acquire);
+        (tail.wrapping_sub(own) as i64) > 0
     }
 
     /// The sender's position when it takes its seat.
@@ -161,6 +169,30 @@ mod tests {
                 assert_eq!(received, expected, "capacity {capacity}, burst {burst}");
             }
         }
+    }
+
+    /// A receiver may find `head` moved before it sees the `tail` that was stored before.
+    #[test]
+    fn a_tail_that_lags_behind_is_no_message() {
+        let bed = Bed::new(2);
+        let (ring, mut own) = (bed.ring(), 7);
+        bed.header.head.store(7, Ordering::Relaxed);
+        for tail in [5, 6, 7] {
+            bed.header.tail.store(tail, Ordering::Relaxed);
+            assert!(!ring.is_ready(own), "tail {tail}");
+            assert_eq!(receive(&ring, &mut own), None, "tail {tail}");
+        }
+        assert_eq!(bed.header.head.load(Ordering::Relaxed), 7);
+    }
+
+    /// A sender whose room is more than the ring has makes none.
+    #[test]
+    fn a_head_beyond_the_sender_is_not_moved() {
+        let bed = Bed::new(2);
+        let (ring, mut own) = (bed.ring(), 7);
+        bed.header.head.store(9, Ordering::Relaxed);
+        ring.send(&mut own, &[0; 8]);
+        assert_eq!(bed.header.head.load(Ordering::Relaxed), 9);
     }
 
     #[test]

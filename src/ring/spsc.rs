@@ -214,7 +214,9 @@ impl<T: Copy> Spsc<T> {
 pub(crate) fn len(header: &Header, capacity: u64) -> u64 {
     // Head first: it only grows towards the tail read after it.
     let head = header.head.load(Ordering::Acquire);
-    header.tail.load(Ordering::Acquire).wrapping_sub(head).min(capacity)
+    let len = header.tail.load(Ordering::Acquire).wrapping_sub(head);
+    // In a lossy ring, `head` may be newer than the tail that is seen.
+    if (len as i64) < 0 { 0 } else { len.min(capacity) }
 }
 
 #[cfg(all(test, not(loom)))]

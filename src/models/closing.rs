@@ -94,3 +94,31 @@ fn close_waits_for_what_may_come_back() {
         seen.must_have(if gives_back { vec![Some(7)] } else { vec![Some(7), None] });
     }
 }
+
+/// A closer stops between both steps. Whoever ends the closing for it finds what it had sent before.
+#[test]
+fn close_shows_what_its_closer_had_sent() {
+    let seen = Seen::new();
+    let add = seen.clone();
+    explore(None, move || {
+        let (memory, seen) = (Memory::spsc(1), add.clone());
+        let (of_sender, of_receiver) = (Arc::clone(&memory), Arc::clone(&memory));
+        let jobs: Vec<Job> = vec![
+            Box::new(move || {
+                let (ring, mut position) = (of_sender.ring(), Position::default());
+                ring.write(&position, &5);
+                ring.commit(&mut position, 1);
+                of_sender.header.control.begin_closing();
+            }),
+            Box::new(move || {
+                let (ring, mut position) = (of_receiver.ring(), Position::default());
+                let closed = of_receiver.header.control.is_closed(MODE);
+                let ready = ring.ready(&mut position, 1) > 0;
+                assert!(ready || !closed, "closed, and the message that was sent before is not there");
+                seen.add((closed, ready));
+            }),
+        ];
+        (jobs, Box::new(move || drop(memory)))
+    });
+    seen.must_have([(false, false), (false, true), (true, true)]);
+}

@@ -72,11 +72,18 @@ impl Control {
 
     pub(crate) fn close(&self, mode: FenceMode) {
         if self.closed.load(Ordering::Acquire) != 2 {
-            self.closed.store(1, Ordering::Relaxed);
+            self.begin_closing();
             heavy_fence(mode);
-            // Release: whoever reads 2 sees the claims that the fence has made visible.
+            // Release: whoever reads 2 sees the claims that the fence has made visible. A full fence would order that by itself. In
+            // asymmetric mode the claims become visible after it, by membarrier.
             self.closed.store(2, Ordering::Release);
         }
+    }
+
+    /// The first step of closing.
+    pub(crate) fn begin_closing(&self) {
+        // Release: whoever reads 1 and ends the closing sees what the closer has sent before, which in an SPSC ring no claim shows.
+        self.closed.store(1, Ordering::Release);
     }
 }
 

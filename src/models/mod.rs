@@ -13,6 +13,7 @@ mod lossy;
 mod owned;
 mod pages;
 mod runs;
+mod shared;
 mod spsc;
 mod transfer;
 mod whole;

@@ -198,3 +198,31 @@ fn owned_gives_back_after_its_reads() {
     });
     seen.must_have([true, false]);
 }
+
+/// Whoever takes a message that was given back shows what it had seen committed before: nobody says Empty between both.
+#[test]
+fn owned_takes_what_was_given_back_after_what_it_had_seen() {
+    let seen = Seen::new();
+    let add = seen.clone();
+    explore(Some(3), move || {
+        let (memory, seen) = (Memory::owned(4), add.clone());
+        let ring = memory.ring();
+        ring.push(&Cursor::default(), 1, FENCELESS, &1).unwrap();
+        ring.give_back(ring.claim_full(&Cursor::default(), 1).unwrap());
+        let (of_first, of_looker) = (memory.clone(), memory.clone());
+        let jobs: Vec<Job> = vec![
+            Box::new(move || {
+                let ring = of_first.ring();
+                ring.push(&Cursor::default(), 2, FENCELESS, &2).unwrap();
+                let _ = ring.pop(&Cursor::default(), 2);
+            }),
+            Box::new(move || {
+                let found = of_looker.ring().pop(&Cursor::default(), 3);
+                assert!(found.is_ok(), "there was a message at every moment");
+                seen.add(found.ok());
+            }),
+        ];
+        (jobs, Box::new(move || drop(memory)))
+    });
+    seen.must_have([Some(1), Some(2)]);
+}

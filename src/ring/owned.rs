@@ -78,7 +78,9 @@ const RIVALRY: u32 = 32;
 /// One end's private view of where it is. Sharing it between threads is safe; a cursor each is faster.
 #[derive(Debug)]
 pub(crate) struct Cursor {
-    next: private::AtomicU64,
+    /// Another thread that shares this end goes on here without having seen the slots before it. So whoever stores it Releases what it
+    /// has seen of them, and whoever loads it Acquires that, as with a hint.
+    next: AtomicU64,
     /// The position from which on a claim moves the shared hint.
     due: private::AtomicU64,
     /// How many more claims move it after a rival was met.
@@ -90,7 +92,7 @@ pub(crate) struct Cursor {
 impl Default for Cursor {
     fn default() -> Self {
         Self {
-            next: private::AtomicU64::new(0),
+            next: AtomicU64::new(0),
             due: HINT_PERIOD.into(),
             rivals: private::AtomicU32::new(0),
             repairs: private::AtomicU64::new(0),
@@ -102,7 +104,7 @@ impl Default for Cursor {
 impl Cursor {
     #[cfg(any(test, loom))]
     pub(crate) fn at(position: u64) -> Self {
-        Self { next: position.into(), ..Self::default() }
+        Self { next: AtomicU64::new(position), ..Self::default() }
     }
 
     /// Has just met a rival: bumps the hint at every claim.
@@ -115,7 +117,7 @@ impl Cursor {
 
     /// Where this end goes on: for a sender that has found the ring full, the first slot that nobody has claimed.
     pub(crate) fn position(&self) -> u64 {
-        self.next.load(Ordering::Relaxed)
+        self.next.load(Ordering::Acquire)
     }
 
     /// Every so many calls in vain, `true`: time to look whether somebody has died.
@@ -129,7 +131,7 @@ impl Cursor {
 impl Clone for Cursor {
     fn clone(&self) -> Self {
         Self {
-            next: self.next.load(Ordering::Relaxed).into(),
+            next: AtomicU64::new(self.next.load(Ordering::Acquire)),
             repairs: self.repairs.load(Ordering::Relaxed).into(),
             ..Self::default()
         }
@@ -384,7 +386,7 @@ impl Words {
     /// Remembers `next` privately, and now and then in the shared hint.
     #[inline(always)]
     fn advance(&self, cursor: &Cursor, hint: &AtomicU64, next: u64, met_rival: bool) {
-        cursor.next.store(next, Ordering::Relaxed);
+        cursor.next.store(next, Ordering::Release);
         if met_rival || next.wrapping_sub(cursor.due.load(Ordering::Relaxed)) as i64 >= 0 {
             self.publish(cursor, hint, next, met_rival);
         }
@@ -480,7 +482,7 @@ impl<T: Copy> Owned<T> {
     /// Claims the first unclaimed slot for writing; `None` when the ring is full. All slots have memory.
     #[inline]
     pub(crate) fn claim_free(&self, cursor: &Cursor, owner: u16) -> Option<Claim> {
-        let position = cursor.next.load(Ordering::Relaxed);
+        let position = cursor.next.load(Ordering::Acquire);
         let free = self.free(position);
         let taken = self.at(position, 0, state::WRITING, owner);
         let word = &self.slot(position).word;
@@ -513,7 +515,7 @@ impl<T: Copy> Owned<T> {
             return Ok(None);
         }
         // What lies in the slot that is to be claimed next is one lap old: nothing in the ring is older.
-        let position = cursor.next.load(Ordering::Relaxed).wrapping_sub(self.capacity());
+        let position = cursor.next.load(Ordering::Acquire).wrapping_sub(self.capacity());
         let word = self.load(position);
         if self.ahead(word, position) != 0 || !matches!(word.state(), state::FULL | state::ORPHAN) {
             return Ok(None);
@@ -565,7 +567,7 @@ impl<T: Copy> Owned<T> {
         // Relaxed: if it is another one, `claim_full_run` looks at it in earnest.
         let repairs = self.header().control.repairs.load(Ordering::Relaxed);
         if self.pages.is_none() && repairs == cursor.repairs.load(Ordering::Relaxed) {
-            let position = cursor.next.load(Ordering::Relaxed);
+            let position = cursor.next.load(Ordering::Acquire);
             let word = &self.slot(position).word;
             let full = SlotWord(word.load(Ordering::Relaxed));
             if self.single(full) == self.at(position, 0, state::FULL, 0) {

@@ -62,7 +62,7 @@ impl Words {
     /// As `claim_free_run`; `None` also when there are fewer than `least`.
     fn claim_free_runs(&self, cursor: &Cursor, owner: u16, least: usize, most: usize) -> Option<Run> {
         let _look = self.look(owner);
-        let mut walk = Walk::new(cursor.next.load(Ordering::Relaxed), &self.header().tail);
+        let mut walk = Walk::new(cursor.next.load(Ordering::Acquire), &self.header().tail);
         for _ in 0..self.budget() {
             let position = walk.position;
             let word = self.load(position);
@@ -72,7 +72,7 @@ impl Words {
                     if extra + 1 < least as u64 {
                         let behind = position.wrapping_add(extra + 1);
                         if self.relate(self.load(behind), behind) == Relation::Behind {
-                            cursor.next.store(position, Ordering::Relaxed);
+                            cursor.next.store(position, Ordering::Release);
                             return None;
                         }
                         // Somebody has claimed the first one, too, meanwhile. A load might not see that yet; this fails then.
@@ -93,7 +93,7 @@ impl Words {
                 // A position that lags by half of all laps looks like a full ring: ask the hint before believing it.
                 Relation::Behind if walk.consult() => {}
                 Relation::Behind => {
-                    cursor.next.store(position, Ordering::Relaxed);
+                    cursor.next.store(position, Ordering::Release);
                     return None;
                 }
                 Relation::Same => walk.step(self.span(word)),
@@ -195,7 +195,7 @@ impl Words {
 
     #[inline(never)]
     fn claim_full_walking(&self, cursor: &Cursor, owner: u16, most: usize) -> Result<Run, Empty> {
-        let mut walk = Walk::new(cursor.next.load(Ordering::Relaxed), &self.header().head);
+        let mut walk = Walk::new(cursor.next.load(Ordering::Acquire), &self.header().head);
         // The first slot passed over while WRITING, and how many runs were.
         let (mut first, mut passed) = (walk.position, 0_u64);
         let mut budget = self.budget();
@@ -246,7 +246,7 @@ impl Words {
                         passed = 0;
                         continue;
                     }
-                    cursor.next.store(oldest_due(position), Ordering::Relaxed);
+                    cursor.next.store(oldest_due(position), Ordering::Release);
                     return Err(Empty { pending: passed > 0 });
                 }
                 Found::Message => {
@@ -301,8 +301,9 @@ impl Words {
             let position = self.position(word, index);
             let extra = if self.whole { self.extra(word) } else { 0 };
             let taken = self.at(position, extra, state::READING, owner);
-            // The look has Acquired the sweep's Release, and with it what the dead receiver left as it was.
-            if self.word(index).compare_exchange(word.0, taken.0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            // The look has Acquired the sweep's Release, and with it what the dead receiver left as it was. Release: see
+            // `Owned::claim_full`.
+            if self.word(index).compare_exchange(word.0, taken.0, Ordering::Release, Ordering::Relaxed).is_ok() {
                 return Ok(Some(Run { position, extra, owner }));
             }
         }
@@ -383,7 +384,7 @@ impl Owned<u64> {
         // As in `claim_full`, but for the length of the run.
         let repairs = self.header().control.repairs.load(Ordering::Relaxed);
         if self.pages.is_none() && repairs == cursor.repairs.load(Ordering::Relaxed) {
-            let position = cursor.next.load(Ordering::Relaxed);
+            let position = cursor.next.load(Ordering::Acquire);
             let word = &self.slot(position).word;
             let full = SlotWord(word.load(Ordering::Relaxed));
             if self.single(full) == self.at(position, 0, state::FULL, 0) {

@@ -4,6 +4,7 @@
 
 use std::hint::black_box;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use gimmal::{Array, Latest, Lock, Pod, Queue, Segment, SpscQueue, Value};
@@ -78,6 +79,43 @@ fn all_sizes(c: &mut Criterion) {
     queues::<1>(c);
     queues::<8>(c);
     queues::<32>(c);
+}
+
+/// A send and a receive in a queue where somebody stands still: a reservation is held since half a ring ago.
+fn stalled(c: &mut Criterion) {
+    const CAPACITY: usize = 1 << 16;
+    let segment = segment();
+    let queue = Queue::<u64>::create(&segment, "queue", CAPACITY).expect("a queue");
+    let (sender, receiver, other) =
+        (queue.sender().expect("an end"), queue.receiver().expect("an end"), queue.sender());
+    let other = other.expect("an end");
+    let mut group = c.benchmark_group("push+pop, somebody stands still");
+    for stands_still in [false, true] {
+        let once = || {
+            sender.try_send(black_box(7)).expect("room");
+            black_box(receiver.try_recv().expect("a message"))
+        };
+        group.bench_function(if stands_still { "a sender" } else { "nobody" }, |b| {
+            b.iter_custom(|rounds| {
+                let mut took = Duration::ZERO;
+                // Until the ring has come round to the slot that stands still.
+                for begin in (0..rounds).step_by(CAPACITY / 4) {
+                    let held = stands_still.then(|| other.reserve().expect("a slot"));
+                    for _ in 0..CAPACITY / 2 {
+                        once();
+                    }
+                    let now = Instant::now();
+                    for _ in begin..rounds.min(begin + CAPACITY as u64 / 4) {
+                        once();
+                    }
+                    took += now.elapsed();
+                    drop(held);
+                }
+                took
+            });
+        });
+    }
+    group.finish();
 }
 
 /// Messages of bytes, read in place.
@@ -188,5 +226,5 @@ fn segments(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, all_sizes, bytes, atomics, latests, locks, segments);
+criterion_group!(benches, all_sizes, stalled, bytes, atomics, latests, locks, segments);
 criterion_main!(benches);

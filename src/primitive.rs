@@ -9,6 +9,8 @@
 mod imp {
     use crate::copy::copy_fresh;
     pub(crate) use crate::sys::futex::FutexWord;
+    /// A number in an end, which threads may share.
+    pub(crate) use core::sync::atomic::AtomicU64 as EndU64;
     pub(crate) use core::sync::atomic::{
         AtomicI8, AtomicI16, AtomicI32, AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64, compiler_fence, fence,
     };
@@ -72,6 +74,7 @@ mod imp {
         sync::{Condvar, Mutex},
     };
 
+    use super::{Ordering, private};
     use crate::deadline::Deadline;
     use crate::event::Slept;
 
@@ -95,6 +98,44 @@ mod imp {
         pub(crate) unsafe fn read(&self) -> T {
             // SAFETY: loom itself checks that nobody else writes.
             self.0.with(|p| unsafe { p.read() })
+        }
+    }
+
+    /// A number in an end, which threads may share. In most models each has its own: then loom need not see it.
+    #[derive(Debug)]
+    pub(crate) enum EndU64 {
+        Own(private::AtomicU64),
+        Shared(AtomicU64),
+    }
+
+    impl EndU64 {
+        pub(crate) fn new(value: u64) -> Self {
+            Self::Own(value.into())
+        }
+
+        pub(crate) fn share(&mut self) {
+            *self = Self::Shared(AtomicU64::new(self.load(Ordering::Relaxed)));
+        }
+
+        pub(crate) fn load(&self, order: Ordering) -> u64 {
+            match self {
+                Self::Own(own) => own.load(order),
+                Self::Shared(shared) => shared.load(order),
+            }
+        }
+
+        pub(crate) fn store(&self, value: u64, order: Ordering) {
+            match self {
+                Self::Own(own) => own.store(value, order),
+                Self::Shared(shared) => shared.store(value, order),
+            }
+        }
+
+        pub(crate) fn compare_exchange(&self, now: u64, next: u64, ok: Ordering, err: Ordering) -> Result<u64, u64> {
+            match self {
+                Self::Own(own) => own.compare_exchange(now, next, ok, err),
+                Self::Shared(shared) => shared.compare_exchange(now, next, ok, err),
+            }
         }
     }
 
@@ -146,7 +187,7 @@ mod imp {
     }
 }
 
-/// Atomics that no other process sees; real ones under loom too, since no model is about them.
+/// Atomics that no other process sees; real ones under loom too, since no model is about them. See also [`EndU64`].
 pub(crate) use core::sync::atomic as private;
 pub(crate) use core::sync::atomic::Ordering;
 pub(crate) use imp::*;

@@ -15,6 +15,7 @@ mod pages;
 mod runs;
 mod shared;
 mod spsc;
+mod stalled;
 mod transfer;
 mod whole;
 

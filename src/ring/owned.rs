@@ -14,7 +14,8 @@
 //! A *receiver* looks for the first slot that is FULL. It may pass over slots that are WRITING: their sends are
 //! concurrent with this receive. Before it takes a later slot, and before it says Empty, it counts the WRITING slots in
 //! the range it passed once more. No slot of that range can *become* WRITING in the same lap, so an equal count means
-//! that every one of them was still WRITING after the decisive look: the order stays linearizable, and so does Empty.
+//! that every one of them was still WRITING after the decisive look: the order stays linearizable, and so does Empty. An end remembers
+//! which slots those were, and that all others before some position are consumed, which stays so: see [`passed`].
 //!
 //! A *run* of slots is claimed by one CAS on its first word, which then also says how long the run is. A sender does so after it
 //! has seen all of them FREE in their lap: they stay so while nobody has claimed the first, since claims are contiguous. The
@@ -44,6 +45,7 @@
 
 #[cfg(not(loom))]
 mod follow;
+mod passed;
 mod runs;
 mod survey;
 
@@ -53,6 +55,7 @@ use core::ptr::NonNull;
 
 #[cfg(not(loom))]
 pub(crate) use self::follow::Seen;
+use self::passed::Memory;
 pub(crate) use self::runs::Run;
 #[cfg(any(test, not(loom)))]
 pub(crate) use self::survey::Stalled;
@@ -61,7 +64,7 @@ pub(crate) use self::survey::Swept;
 use super::pages::{Chunk, Look, Pages};
 use super::{Element, Header, Slot};
 use crate::layout::{ROUND_SHIFT, SlotWord, state};
-use crate::primitive::{AtomicU64, FenceMode, Ordering, light_fence, private};
+use crate::primitive::{AtomicU64, EndU64, FenceMode, Ordering, light_fence, private};
 
 /// Steps a single claim may take beyond four laps, before it gives up as if the ring were full or empty. Walks of
 /// honest peers are far shorter.
@@ -80,22 +83,25 @@ const RIVALRY: u32 = 32;
 pub(crate) struct Cursor {
     /// Another thread that shares this end goes on here without having seen the slots before it. So whoever stores it Releases what it
     /// has seen of them, and whoever loads it Acquires that, as with a hint.
-    next: AtomicU64,
+    next: EndU64,
     /// The position from which on a claim moves the shared hint.
     due: private::AtomicU64,
     /// How many more claims move it after a rival was met.
     rivals: private::AtomicU32,
     repairs: private::AtomicU64,
+    /// Of a receiver: what stands still before its position.
+    passed: Memory,
     vain: private::AtomicU32,
 }
 
 impl Default for Cursor {
     fn default() -> Self {
         Self {
-            next: AtomicU64::new(0),
+            next: EndU64::new(0),
             due: HINT_PERIOD.into(),
             rivals: private::AtomicU32::new(0),
             repairs: private::AtomicU64::new(0),
+            passed: Memory::default(),
             vain: private::AtomicU32::new(0),
         }
     }
@@ -104,7 +110,7 @@ impl Default for Cursor {
 impl Cursor {
     #[cfg(any(test, loom))]
     pub(crate) fn at(position: u64) -> Self {
-        Self { next: AtomicU64::new(position), ..Self::default() }
+        Self { next: EndU64::new(position), ..Self::default() }
     }
 
     /// Has just met a rival: bumps the hint at every claim.
@@ -113,6 +119,20 @@ impl Cursor {
         self.rivals.store(RIVALRY, Ordering::Relaxed);
         self.due.store(0, Ordering::Relaxed);
         self
+    }
+
+    /// An end that threads share, as loom is to see it.
+    #[cfg(loom)]
+    pub(crate) fn shared(mut self) -> std::sync::Arc<Self> {
+        self.next.share();
+        self.passed.share();
+        std::sync::Arc::new(self)
+    }
+
+    /// Up to where this end remembers what is consumed behind a slot that is being written.
+    #[cfg(loom)]
+    pub(crate) fn remembers(&self) -> Option<u64> {
+        self.passed.read().map(|(_, beyond)| beyond)
     }
 
     /// Where this end goes on: for a sender that has found the ring full, the first slot that nobody has claimed.
@@ -131,7 +151,7 @@ impl Cursor {
 impl Clone for Cursor {
     fn clone(&self) -> Self {
         Self {
-            next: AtomicU64::new(self.next.load(Ordering::Acquire)),
+            next: EndU64::new(self.next.load(Ordering::Acquire)),
             repairs: self.repairs.load(Ordering::Relaxed).into(),
             ..Self::default()
         }

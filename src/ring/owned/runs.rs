@@ -1,6 +1,7 @@
 //! Claims of runs: as many slots in a row as there are, or as a message needs, by one CAS. And every claim that is not the next
 //! slot of an end that meets nobody.
 
+use super::passed::Passed;
 use super::{Claim, Cursor, Empty, ORPHAN_TRIES, Owned, Refused, Relation, Walk, Words};
 use crate::layout::{LENGTH_BITS, SlotWord, state};
 use crate::primitive::{FenceMode, Ordering};
@@ -196,8 +197,7 @@ impl Words {
     #[inline(never)]
     fn claim_full_walking(&self, cursor: &Cursor, owner: u16, most: usize) -> Result<Run, Empty> {
         let mut walk = Walk::new(cursor.next.load(Ordering::Acquire), &self.header().head);
-        // The first slot passed over while WRITING, and how many runs were.
-        let (mut first, mut passed) = (walk.position, 0_u64);
+        let mut passed = Passed::default();
         let mut budget = self.budget();
         while budget > 0 {
             budget -= 1;
@@ -207,19 +207,20 @@ impl Words {
                 (Relation::Behind, _) | (Relation::Same, state::FREE) => Found::Unclaimed,
                 (Relation::Same, state::FULL | state::ORPHAN) => Found::Message,
                 (Relation::Same, state::WRITING) => {
-                    if passed == 0 {
-                        first = position;
-                    }
-                    passed += 1;
-                    walk.position = position.wrapping_add(self.span(word));
+                    walk.position = if passed.is_empty() {
+                        self.recall(&cursor.passed, position, word, &mut passed)
+                    } else {
+                        passed.add(position);
+                        position.wrapping_add(self.span(word))
+                    };
                     continue;
                 }
                 // Somebody else has it, or had it. Once a WRITING slot was passed, no jump may leave the range.
-                (Relation::Same, _) if passed > 0 => {
+                (Relation::Same, _) if !passed.is_empty() => {
                     walk.position = position.wrapping_add(self.span(word));
                     continue;
                 }
-                (Relation::Ahead(_), _) if passed > 0 => {
+                (Relation::Ahead(_), _) if !passed.is_empty() => {
                     walk.position = position.wrapping_add(self.next_look(position));
                     continue;
                 }
@@ -233,21 +234,23 @@ impl Words {
                 }
             };
             // The decisive look is done; now the second one.
-            if passed > 0 && self.count_writing(first, position) != passed {
-                budget = budget.saturating_sub(position.wrapping_sub(first));
-                (walk.position, passed) = (first, 0);
+            if !self.are_still_written(&passed, position) {
+                budget = budget.saturating_sub(passed.looks(position));
+                walk.position = passed.first().unwrap_or(position);
+                passed = Passed::default();
                 continue;
             }
-            // What is due lies at `first` or after it.
-            let oldest_due = |next| if passed > 0 { first } else { next };
+            // What is due lies at the first one that was passed over, or after it.
+            let oldest_due = |next| passed.first().unwrap_or(next);
             match found {
                 Found::Unclaimed => {
                     if walk.consult() {
-                        passed = 0;
+                        passed = Passed::default();
                         continue;
                     }
+                    passed.remember(&cursor.passed, position);
                     cursor.next.store(oldest_due(position), Ordering::Release);
-                    return Err(Empty { pending: passed > 0 });
+                    return Err(Empty { pending: !passed.is_empty() });
                 }
                 Found::Message => {
                     let extra = self.extra(word).min(most.max(1) as u64 - 1);
@@ -256,8 +259,9 @@ impl Words {
                     let claim =
                         self.word(position).compare_exchange(word.0, taken.0, Ordering::Release, Ordering::Relaxed);
                     if claim.is_ok() {
-                        let next = oldest_due(position.wrapping_add(extra + 1));
-                        self.advance(cursor, &self.header().head, next, walk.met_rival);
+                        let next = position.wrapping_add(extra + 1);
+                        passed.remember(&cursor.passed, next);
+                        self.advance(cursor, &self.header().head, oldest_due(next), walk.met_rival);
                         return Ok(Run { position, extra, owner });
                     }
                 }
@@ -274,7 +278,7 @@ impl Words {
     }
 
     /// How many runs in `from..to` are being written in the lap of their position. Only the first slot of a run is ever WRITING.
-    fn count_writing(&self, from: u64, to: u64) -> u64 {
+    pub(super) fn count_writing(&self, from: u64, to: u64) -> u64 {
         let length = to.wrapping_sub(from).min(self.capacity());
         let (mut offset, mut count) = (0, 0);
         while offset < length {

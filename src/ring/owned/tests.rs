@@ -581,6 +581,33 @@ fn hints_that_lag_cost_no_message() {
     }
 }
 
+/// Behind slots that are being written for long, receives look at those, and at nothing that they have seen consumed.
+#[test]
+fn a_stalled_slot_makes_nobody_look_again_at_what_is_consumed() {
+    for stalled in 1..=passed::MOST {
+        let bed = Bed::new(16);
+        let (sender, receiver) = (Cursor::default(), Cursor::default());
+        let mut claims = Vec::new();
+        for n in 0..stalled as u64 {
+            claims.push(bed.ring.claim_free(&sender, 1).unwrap());
+            bed.send(&sender, 2, n);
+            assert_eq!(bed.receive(&receiver, 3), Ok(n));
+        }
+        assert_eq!(bed.receive(&receiver, 3), Err(Empty { pending: true }));
+        // Nobody does this. Whoever looked there would take it for a message.
+        bed.put(1, 0, state::FULL, 0, 77);
+        bed.send(&sender, 2, 7);
+        assert_eq!(bed.receive(&receiver, 3), Ok(7), "{stalled} are being written");
+        bed.set(1, bed.at(1, 0, state::FREE, 0));
+        for (n, claim) in (100..).zip(claims.into_iter().rev()) {
+            bed.ring.write(&claim, &n);
+            bed.ring.commit(claim);
+            assert_eq!(bed.receive(&receiver, 3), Ok(n), "a message that comes late is due at once");
+        }
+        assert_eq!(bed.receive(&receiver, 3), Err(Empty { pending: false }));
+    }
+}
+
 // --- words that only a hostile peer leaves ---
 
 /// Any bits, but mostly such that look like a slot of about this lap.

@@ -5,6 +5,7 @@ use core::marker::PhantomData;
 use std::io::IoSlice;
 use std::time::{Duration, Instant};
 
+use arrayvec::ArrayVec;
 use postcard::ser_flavors::Size;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,6 +16,7 @@ use crate::error::{RecvError, RecvTimeoutError, SendError, SendTimeoutError, Try
 use crate::message::Message;
 use crate::message::sealed::{Bytes, Carried};
 use crate::pipe::{End, SharedEnd};
+use crate::primitive::{Ordering, fence};
 use crate::{Receiver, Sender, spsc};
 
 /// The message type of queues and pipes that carry values of `T`, serialized: `Queue<Object<T>>`, `Pipe::pair::<Object<A>,
@@ -22,7 +24,7 @@ use crate::{Receiver, Sender, spsc};
 ///
 /// `T` is anything that implements serde's `Serialize` (to be sent) and `Deserialize` without borrowing (to be received): structs,
 /// enums, strings, vectors, maps. A value is written by [postcard](https://docs.rs/postcard) straight into the queue, and read
-/// straight from it. Both sides must agree on `T`: only its name is checked, and postcard's format does not describe itself.
+/// from a copy. Both sides must agree on `T`: only its name is checked, and postcard's format does not describe itself.
 ///
 /// ```
 /// use gimmal::{Object, Queue, Segment};
@@ -47,6 +49,51 @@ use crate::{Receiver, Sender, spsc};
 /// let shape = Shape::Polygon(vec![corner]);
 /// shapes.sender()?.send(&shape)?;
 /// assert_eq!(shapes.receiver()?.recv()?, shape);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # What peers can do
+///
+/// A message is copied before it is read, so that a peer that breaks the protocol cannot change it meanwhile. Whoever may send can
+/// send any bytes, though, and two sorts of `T` let a short message do much:
+///
+/// - One that contains itself, such as `enum Tree { Leaf, Node(Box<Tree>) }`. It is read by a function that calls itself, and a
+///   megabyte of bytes can be a million levels deep: the stack overflows, and that ends the process.
+/// - One that contains a collection of what takes no bytes, such as `Vec<()>`, or of structs all of whose fields are skipped. A few
+///   bytes say how many there are, up to 2^64, and each is made.
+///
+/// Where peers are not trusted, send what is deep as a flat table, whose rows name others by their number:
+///
+/// ```
+/// use gimmal::{Object, Queue, Segment};
+/// use serde::{Deserialize, Serialize};
+///
+/// /// Row 0 is the root.
+/// #[derive(Serialize, Deserialize)]
+/// struct Tree(Vec<Node>);
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Node {
+///     label: String,
+///     /// Rows behind this one.
+///     children: Vec<u32>,
+/// }
+///
+/// impl Tree {
+///     /// The children of a row that can be: whoever goes on from them comes to an end.
+///     fn children(&self, row: usize) -> impl Iterator<Item = usize> {
+///         let children = self.0[row].children.iter().map(|&child| child as usize);
+///         children.filter(move |&child| child > row && child < self.0.len())
+///     }
+/// }
+///
+/// let segment = Segment::anonymous()?;
+/// let trees = Queue::<Object<Tree>>::create(&segment, "trees", 64 << 10)?;
+/// let node = |label: &str, children: &[u32]| Node { label: label.into(), children: children.into() };
+/// trees.sender()?.send(&Tree(vec![node("root", &[1, 2]), node("left", &[]), node("right", &[])]))?;
+/// let tree = trees.receiver()?.recv()?;
+/// let labels: Vec<&str> = tree.children(0).map(|row| &*tree.0[row].label).collect();
+/// assert_eq!(labels, ["left", "right"]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
@@ -176,11 +223,28 @@ fn without_deadline(e: SendObjectError<SendTimeoutError<()>>) -> SendObjectError
 macro_rules! decode {
     ($frame:expr) => {{
         let frame = $frame?;
-        match postcard::from_bytes(&frame) {
-            Ok(value) => Ok(value),
-            Err(e) => Err(RecvObjectError::Decode { bytes: frame.into_vec(), error: CodecError(e) }),
-        }
+        decode(&frame).map_err(|(bytes, error)| RecvObjectError::Decode { bytes, error })
     }};
+}
+
+/// Up to so many bytes of a message are copied to the stack.
+const SHORT: usize = 1024;
+
+/// Reads a value from a copy that nobody else can change meanwhile: a `String` must be what was checked to be one. An error comes with
+/// the copy.
+fn decode<T: DeserializeOwned>(message: &[u8]) -> Result<T, (Vec<u8>, CodecError)> {
+    let (mut short, long);
+    let bytes: &[u8] = if message.len() <= SHORT {
+        short = ArrayVec::<u8, SHORT>::new();
+        short.try_extend_from_slice(message).expect("it is that short");
+        &short
+    } else {
+        long = message.to_vec();
+        &long
+    };
+    // The compiler, too, must not look at the message again.
+    fence(Ordering::Acquire);
+    postcard::from_bytes(bytes).map_err(|e| (bytes.to_vec(), CodecError(e)))
 }
 
 impl<T: Serialize + 'static> Sender<Object<T>> {

@@ -228,3 +228,50 @@ mod raw {
         }
     }
 }
+
+/// Bytes that a peer changes while they are decoded are those that were there before: the first of two numbers does it.
+#[test]
+fn a_peer_cannot_change_what_is_being_decoded() {
+    use std::cell::RefCell;
+
+    thread_local! {
+        static MEANWHILE: RefCell<Option<Box<dyn Fn()>>> = const { RefCell::new(None) };
+    }
+
+    #[derive(Serialize)]
+    struct Changing;
+
+    impl<'de> Deserialize<'de> for Changing {
+        fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+            MEANWHILE.with_borrow(|change| change.as_ref().expect("it is set")());
+            Ok(Self)
+        }
+    }
+
+    #[derive(Serialize, Deserialize)]
+    struct Pair(Changing, String);
+
+    let segment = Segment::options().size(1 << 20).anonymous().unwrap();
+    let queue = Queue::<Object<Pair>>::create(&segment, "queue", 16 << 10).unwrap();
+    let spsc = SpscQueue::<Object<Pair>>::create(&segment, "spsc", 16 << 10).unwrap();
+    let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    let (mut spsc_sender, mut spsc_receiver) = (spsc.sender().unwrap(), spsc.receiver().unwrap());
+    for len in [1, 100, 1100, 5000] {
+        let file = std::fs::File::from(std::os::fd::AsFd::as_fd(&segment).try_clone_to_owned().unwrap());
+        let change = move || {
+            use std::os::unix::fs::FileExt;
+            let mut bytes = vec![0; 1 << 20];
+            file.read_exact_at(&mut bytes, 0).unwrap();
+            // Only the text has them.
+            for at in (0..bytes.len()).filter(|&at| bytes[at] == b'~') {
+                file.write_all_at(&[0xff], at as u64).unwrap();
+            }
+        };
+        MEANWHILE.set(Some(Box::new(change)));
+        let text = "~".repeat(len);
+        sender.send(&Pair(Changing, text.clone())).unwrap();
+        assert_eq!(receiver.recv().unwrap().1, text, "{len}");
+        spsc_sender.send(&Pair(Changing, text.clone())).unwrap();
+        assert_eq!(spsc_receiver.recv().unwrap().1, text, "{len}");
+    }
+}

@@ -207,6 +207,7 @@ impl Shape {
             && self.capacity >> unbounded.shift > 1
             && self.capacity >> unbounded.shift <= MOST_CHUNKS
             && unbounded.limit > 0
+            && u64::from(unbounded.limit) <= self.capacity >> unbounded.shift
             && self.stride(&self.element).is_some_and(whole)
             && blocks
             && unbounded.offset >= size

@@ -144,7 +144,8 @@ impl BufRead for Reader {
                 Err(_) => return Ok(&[]),
             }
         }
-        Ok(&self.receiver.front_bytes()[self.read..])
+        // A peer that breaks the protocol may have made it shorter meanwhile.
+        Ok(self.receiver.front_bytes().get(self.read..).unwrap_or_default())
     }
 
     fn consume(&mut self, count: usize) {

@@ -2,7 +2,6 @@
 
 use core::fmt;
 use core::marker::PhantomData;
-use std::fs::OpenOptions;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -14,7 +13,7 @@ use crate::atomic::Scalar;
 use crate::error::Error;
 use crate::message::Message;
 use crate::segment::{Attached, Segment, already_open};
-use crate::sys::file;
+use crate::sys::{Errno, file};
 use crate::{Array, Latest, Lock, LossyQueue, Queue, Receiver, Sender, SpscQueue, Value, spsc};
 
 /// Where a shared thing is: a [`Segment`], an object in it, or an end of a queue. It is plain text, can be sent in a message, passed as
@@ -115,17 +114,19 @@ impl Place {
             Self::Unnamed { pid, descriptor, inode } => {
                 let gone = || Error::NotFound { name: self.to_string() };
                 let path = format!("/proc/{pid}/fd/{descriptor}");
-                let file = OpenOptions::new().read(true).write(true).open(&path).map_err(|e| match e.kind() {
-                    std::io::ErrorKind::PermissionDenied => Error::Permission { path: path.into() },
+                let refused = |e: Errno| match e {
+                    Errno::EACCES | Errno::EPERM => Error::Permission { path: path.clone().into() },
                     _ => gone(),
-                })?;
-                let identity = file::status(file.as_fd()).map_err(|_| gone())?.identity;
-                if identity.inode() != *inode {
+                };
+                // The text may come from anybody. To open a terminal, a device or a FIFO would do something; to name it does not.
+                let named = file::named(Path::new(&path)).map_err(refused)?;
+                let status = file::status(named.as_fd()).map_err(refused)?;
+                if !status.regular || status.identity.inode() != *inode {
                     return Err(gone());
                 }
-                match already_open(identity) {
+                match already_open(status.identity) {
                     Some(attached) => Ok(Segment::of(attached)),
-                    None => Segment::from_fd(&file),
+                    None => Segment::from_fd(file::reopen(named.as_fd()).map_err(refused)?),
                 }
             }
         }

@@ -267,7 +267,7 @@ impl<M: Message + ?Sized> Queue<M> {
             Some((region, slots)) => (Some(Arc::new(region)), slots),
             None => (None, channel.slots()),
         };
-        let pages = Region::pages(ring, channel.header_pointer(), channel.mode());
+        let pages = Region::pages(attached.file(), ring, channel.header_pointer(), channel.mode());
         // SAFETY: a checked object's rings lie inside the mapping, which the channel keeps, or in one that `region` keeps; a slot's
         // payload is Pod.
         let ring = unsafe { Owned::new(channel.header_pointer(), slots, ring.slots) };

@@ -1,14 +1,14 @@
 //! The slots of a queue without a bound: a part of the segment's file behind the segment, most of which has no memory.
 
 use core::ptr::NonNull;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::error::Error;
 use crate::object::{Ring, Unbounded};
 use crate::primitive::FenceMode;
 use crate::ring::Header;
 use crate::ring::owned::Stalled;
-use crate::ring::pages::Pages;
+use crate::ring::pages::{Pages, Source};
 use crate::sys::map::Mapping;
 use crate::sys::{Errno, file};
 
@@ -35,10 +35,16 @@ impl Region {
     }
 
     /// Which of the slots of `ring` have memory, if not all do.
-    pub(crate) fn pages(ring: &Ring, header: NonNull<Header>, mode: FenceMode) -> Option<Pages> {
+    /// The file stays open for as long as they are used.
+    pub(crate) fn pages(file: BorrowedFd<'_>, ring: &Ring, header: NonNull<Header>, mode: FenceMode) -> Option<Pages> {
         let unbounded = ring.unbounded?;
+        let slot = ring.stride + ring.data.map_or(0, |_| ring.block);
+        // SAFETY: by the caller's word.
+        let file = unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) };
+        let source = Source { file, chunk: (slot as u64) << unbounded.shift };
         // SAFETY: the chunk words of a checked object lie behind its header; it has more than one chunk.
-        Some(unsafe { Pages::new(header, unbounded.shift, ring.slots.trailing_zeros(), mode) })
+        let pages = unsafe { Pages::new(header, unbounded.shift, ring.slots.trailing_zeros(), mode) };
+        Some(pages.with_source(source))
     }
 
     /// `None` if the slots lie in the segment.

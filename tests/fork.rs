@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::process::exit;
 
 use gimmal::{
-    Array, Doorbell, Error, Latest, Lock, LockError, Queue, QueueOptions, Segment, Share, SpscQueue, TryRecvError,
-    TrySendError, Value,
+    Array, Doorbell, Error, Latest, Lock, LockError, Queue, QueueOptions, RecvError, Segment, Share, SpscQueue,
+    TryRecvError, TrySendError, Value,
 };
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -402,9 +402,28 @@ fn a_childs_copy_of_a_doorbell_does_nothing() {
     wait(&bell);
 }
 
+/// Nobody would repair after it if it died while it looks at memory that comes and goes.
+fn a_child_that_is_nobody_sees_nothing_of_an_unbounded_queue() {
+    let segment = Segment::options().max_participants(1).anonymous().unwrap();
+    let queue = Queue::<[u8]>::options().unbounded(8 << 20).create::<[u8]>(&segment, "queue").unwrap();
+    queue.sender().unwrap().send(b"x").unwrap();
+    let mut before = queue.tap();
+    reap(in_child(|| {
+        assert_eq!(before.try_next(), None);
+        let mut tap = queue.tap();
+        assert_eq!(tap.try_next(), None);
+        assert_eq!(tap.next(), Err(RecvError::Detached));
+    }));
+    assert_eq!(before.try_next().as_deref(), Some(&b"x"[..]));
+}
+
 fn main() {
     let tests: &[(&str, fn())] = &[
         ("a_childs_copy_of_a_doorbell_does_nothing", a_childs_copy_of_a_doorbell_does_nothing),
+        (
+            "a_child_that_is_nobody_sees_nothing_of_an_unbounded_queue",
+            a_child_that_is_nobody_sees_nothing_of_an_unbounded_queue,
+        ),
         ("a_child_is_a_participant_of_its_own", a_child_is_a_participant_of_its_own),
         ("a_fork_in_the_middle_of_a_change_is_two_changes", a_fork_in_the_middle_of_a_change_is_two_changes),
         (

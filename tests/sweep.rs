@@ -133,6 +133,8 @@ fn table() -> Vec<Row> {
         rows.push(row("queue recv_into", state.name, bytes::receive_into(state)));
         rows.push(row("queue recv_into, too short", state.name, bytes::too_short(state)));
     }
+    rows.push(row("queue send, one block, and a tap looks", "wrap", bytes::send_one_tapped(bytes::WRAP)));
+    rows.push(row("queue send, two blocks, and a tap looks", "edge", bytes::send_two_tapped(bytes::EDGE)));
     for state in [bytes::EMPTY, bytes::MIDDLE, bytes::WRAP, bytes::FULL] {
         rows.push(row("spsc send, bytes", state.name, bytes::spsc_send(state)));
         rows.push(row("spsc reserve and commit, bytes", state.name, bytes::spsc_reserve_and_commit(state)));

@@ -18,9 +18,10 @@ use crate::primitive::{FenceMode, spin_loop};
 use crate::ring::owned::{Claim, Refused, Run};
 use crate::segment::{Attached, Side};
 
-/// How often a send tries in vain to get memory, or the place of the oldest message, since others are faster, before it says that the
-/// queue is full.
+/// How often a send tries in vain to get the place of the oldest message, since others are faster, before it says that the queue is full.
 const PATIENCE: u32 = 10_000;
+/// The same for memory: each time, others must have filled a whole chunk meanwhile.
+const GROWTHS: u32 = 100;
 
 /// A sending end of a [`Queue`]. Clone it for another thread: sharing one works and is slower.
 pub struct Sender<M: Message + ?Sized> {
@@ -72,7 +73,7 @@ impl<M: Message + ?Sized> Sender<M> {
     ) -> Result<R, TrySendError<()>> {
         let Endpoint { queue, cursor, .. } = &self.end;
         // A ring of honest peers is claimed from sooner.
-        for _ in 0..PATIENCE {
+        for _ in 0..GROWTHS {
             if !matches!(refused, Refused::Full) || queue.channel.is_closing() {
                 break;
             }
@@ -94,7 +95,7 @@ impl<M: Message + ?Sized> Sender<M> {
         let channel = &self.end.queue.channel;
         match refused {
             Refused::Full if channel.is_closing() => TrySendError::Closed(()),
-            Refused::Full => {
+            Refused::Full | Refused::Lost => {
                 if self.end.cursor.in_vain() {
                     channel.attached().look();
                 }
@@ -273,14 +274,15 @@ impl<T: Pod> Sender<T> {
     /// [`TrySendError::Full`] if somebody who is stopped in the middle of a receive or a send has the oldest slot, or if the queue is
     /// unbounded and has reached its limit; and as for [`Sender::try_send`].
     pub fn force_send(&self, value: T) -> Result<Option<T>, TrySendError<T>> {
-        let Endpoint { queue: Queue { channel, ring, .. }, cursor, .. } = &self.end;
+        let Endpoint { queue: Queue { channel, ring, region, .. }, cursor, .. } = &self.end;
         for _ in 0..PATIENCE {
             match self.claim() {
                 Ok(claim) => {
                     self.send_claimed(claim, &value);
                     return Ok(None);
                 }
-                Err(TrySendError::Full(())) => {}
+                // Of a queue without a bound no message is displaced.
+                Err(TrySendError::Full(())) if region.is_none() => {}
                 Err(refusal) => return Err(refusal.with(value)),
             }
             let owner = match self.owner() {

@@ -33,6 +33,8 @@ struct Place {
 /// How many messages one call copies at most, of which all but the last turn out to be written over. With less patience it would
 /// pause in the middle of what it could see; hostile words could hold it for longer with more.
 const COPIES: u32 = 1 << 10;
+/// And so many bytes, if they are long.
+const COPIED: u64 = 64 << 20;
 
 /// A commit wakes one receiver, and would wake a tap in its place, or not at all if it slept there. So it sleeps where senders do:
 /// they are all woken by every receipt of bytes, so that it takes no wake from anybody. For what is sent and not received, it looks.
@@ -59,12 +61,15 @@ impl Queue<[u8]> {
     /// ```
     #[must_use]
     pub fn tap(&self) -> Tap {
-        let _look = self.ring.look(self.channel.attached().id());
-        let mut position = self.ring.head();
+        let (ring, id) = (&self.ring, self.channel.attached().id());
+        let mut position = ring.head();
+        let mut budget = ring.budget();
+        let _look = (!ring.may_not_look(id)).then(|| ring.look(id));
         // The hint lags: leave out what was received before.
-        for _ in 0..self.ring.looks() {
-            match self.ring.see(position) {
-                Seen::Message { span: None, .. } | Seen::Blank | Seen::Overtaken => position = position.wrapping_add(1),
+        while _look.is_some() && ring.spend(&mut budget, position) {
+            match ring.see(position) {
+                Seen::Message { span: None, .. } | Seen::Blank => position = position.wrapping_add(1),
+                Seen::Overtaken => position = position.wrapping_add(ring.next_look(position)),
                 Seen::Nothing | Seen::Message { .. } => break,
             }
         }
@@ -76,26 +81,38 @@ impl Place {
     fn try_next(&mut self, queue: &Queue<[u8]>) -> Option<Vec<u8>> {
         let (Self { position, missed }, Queue { channel, ring, data, .. }) = (self, queue);
         let data = data.as_ref().expect("messages of bytes have their data");
+        let id = channel.attached().id();
+        if ring.may_not_look(id) {
+            return None;
+        }
         // What is looked at keeps its memory.
-        let _look = ring.look(channel.attached().id());
-        let mut copies = 0..COPIES;
-        for _ in 0..ring.looks() {
+        let _look = ring.look(id);
+        let (mut copies, mut copied) = (0..COPIES, 0);
+        let mut budget = ring.budget();
+        while ring.spend(&mut budget, *position) {
             match ring.see(*position) {
                 Seen::Nothing => return None,
                 Seen::Blank => *position = position.wrapping_add(1),
                 Seen::Message { length, span } => {
-                    copies.next()?;
-                    let message = copy(data, *position & (ring.capacity() - 1), length);
-                    if ring.was_there(*position, channel.mode()) {
-                        let blocks = blocks(data, length);
-                        let span = span.unwrap_or(blocks);
-                        *position = position.wrapping_add(span);
+                    let blocks = blocks(data, length);
+                    match span {
                         // More than was reserved, nobody honest sends.
-                        if blocks <= span {
-                            return message;
+                        Some(span) if blocks > span => *position = position.wrapping_add(span),
+                        None if blocks > ring.capacity() => *position = position.wrapping_add(1),
+                        // It was received, and a part of it lies in a chunk that was given back.
+                        _ if !ring.have_memory(*position, blocks) => {
+                            *missed = missed.saturating_add(resynchronise(ring, position));
                         }
-                    } else {
-                        *missed = missed.saturating_add(resynchronise(ring, position));
+                        _ => {
+                            copies.next().filter(|_| copied < COPIED)?;
+                            copied += length;
+                            let message = copy(data, *position & (ring.capacity() - 1), length);
+                            if ring.was_there(*position, channel.mode()) {
+                                *position = position.wrapping_add(span.unwrap_or(blocks));
+                                return message;
+                            }
+                            *missed = missed.saturating_add(resynchronise(ring, position));
+                        }
                     }
                 }
                 Seen::Overtaken => *missed = missed.saturating_add(resynchronise(ring, position)),
@@ -137,6 +154,10 @@ impl Tap {
         let Self { queue, place, pace } = self;
         let channel = &queue.channel;
         loop {
+            // Nobody sees nothing there, ever.
+            if queue.ring.may_not_look(channel.attached().id()) {
+                return Err(RecvTimeoutError::Detached);
+            }
             let slice = match (Deadline::after(LOOK), deadline) {
                 (Some(look), Some(deadline)) => Some(look.min(deadline)),
                 (look, deadline) => look.or(deadline),
@@ -173,10 +194,11 @@ impl fmt::Debug for Tap {
     }
 }
 
-/// Goes on where receivers are, if that is further, and else behind the slot that was lost; says how far that is.
+/// Goes on where receivers are, if that is further, and else behind the slot that was lost, or its chunk if that is given back; says how
+/// far that is.
 fn resynchronise(ring: &Owned<u64>, position: &mut u64) -> u64 {
     let ahead = ring.head().wrapping_sub(*position) as i64;
-    let distance = ahead.max(1) as u64;
+    let distance = ahead.max(ring.next_look(*position) as i64) as u64;
     *position = position.wrapping_add(distance);
     distance
 }

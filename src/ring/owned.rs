@@ -43,6 +43,7 @@
 //! Every index is masked with a geometry that was validated once; laps are compared by distance; a walk has a budget,
 //! so that nothing a hostile peer leaves in the words can hold a call or send it outside the slots.
 
+mod budget;
 #[cfg(not(loom))]
 mod follow;
 mod passed;
@@ -53,6 +54,7 @@ use core::marker::PhantomData;
 use core::mem::{align_of, size_of};
 use core::ptr::NonNull;
 
+pub(crate) use self::budget::Budget;
 #[cfg(not(loom))]
 pub(crate) use self::follow::Seen;
 use self::passed::Memory;
@@ -66,9 +68,6 @@ use super::{Element, Header, Slot};
 use crate::layout::{ROUND_SHIFT, SlotWord, state};
 use crate::primitive::{AtomicU64, EndU64, FenceMode, Ordering, light_fence, private};
 
-/// Steps a single claim may take beyond four laps, before it gives up as if the ring were full or empty. Walks of
-/// honest peers are far shorter.
-const SPARE_STEPS: u64 = 1 << 16;
 /// Calls that found the ring full or empty between two looks at the clock.
 pub(crate) const VAIN_CALLS: u32 = 256;
 /// How often a claim tries to be the one that gets an ORPHAN.
@@ -185,6 +184,8 @@ pub(crate) struct Empty {
 pub(crate) enum Refused {
     /// No slot is free.
     Full,
+    /// None was found by as many looks as honest peers ever need.
+    Lost,
     /// The ring is closed. Somebody may have seen the claim that was given back: wake those who wait.
     Closed,
 }
@@ -281,9 +282,10 @@ impl Words {
         self.pages.as_ref()
     }
 
-    /// Keeps the memory there while `owner` looks at slots that are not its own.
+    /// Keeps the memory there while `owner` looks at slots that are not its own. Nobody may not: see [`Words::may_not_look`].
     #[inline(always)]
     pub(crate) fn look(&self, owner: u16) -> Option<Look<'_>> {
+        debug_assert!(!self.may_not_look(owner));
         self.pages.as_ref().map(|pages| pages.look(owner))
     }
 
@@ -389,18 +391,12 @@ impl Words {
         self.next_look(position).max(ahead.saturating_sub(2 * self.capacity()) + 1)
     }
 
-    /// How far it is to the next position that may still have a message, from one that has none: all of a chunk without memory
-    /// is consumed.
-    fn next_look(&self, position: u64) -> u64 {
+    /// How far it is to the next position that may still have a message, from one that has none: a chunk without memory has none.
+    pub(crate) fn next_look(&self, position: u64) -> u64 {
         match &self.pages {
-            Some(pages) if pages.state(position) == Chunk::Gone => pages.len() - (position & (pages.len() - 1)),
+            Some(pages) if pages.state(position) != Chunk::Open => pages.len() - (position & (pages.len() - 1)),
             _ => 1,
         }
-    }
-
-    /// How many steps one claim may take.
-    fn budget(&self) -> u64 {
-        4 * self.capacity() + SPARE_STEPS
     }
 
     /// Remembers `next` privately, and now and then in the shared hint.
@@ -499,9 +495,9 @@ impl<T: Copy> Owned<T> {
         unsafe { slot.cast::<Slot<T>>().as_ref() }
     }
 
-    /// Claims the first unclaimed slot for writing; `None` when the ring is full. All slots have memory.
+    /// Claims the first unclaimed slot for writing. All slots have memory.
     #[inline]
-    pub(crate) fn claim_free(&self, cursor: &Cursor, owner: u16) -> Option<Claim> {
+    pub(crate) fn claim_free(&self, cursor: &Cursor, owner: u16) -> Result<Claim, Refused> {
         let position = cursor.next.load(Ordering::Acquire);
         let free = self.free(position);
         let taken = self.at(position, 0, state::WRITING, owner);
@@ -511,7 +507,7 @@ impl<T: Copy> Owned<T> {
             && word.compare_exchange(free.0, taken.0, Ordering::Acquire, Ordering::Relaxed).is_ok()
         {
             self.advance(cursor, &self.header().tail, position.wrapping_add(1), false);
-            return Some(Claim { position });
+            return Ok(Claim { position });
         }
         self.claim_free_run(cursor, owner, 1).map(Run::claim)
     }
@@ -519,7 +515,7 @@ impl<T: Copy> Owned<T> {
     /// Claims a slot for writing, unless the ring is closed. All slots have memory.
     #[inline]
     pub(crate) fn reserve(&self, cursor: &Cursor, owner: u16, mode: FenceMode) -> Result<Claim, Refused> {
-        let Some(claim) = self.claim_free(cursor, owner) else { return Err(Refused::Full) };
+        let claim = self.claim_free(cursor, owner)?;
         if self.is_closing_after_claim(mode) {
             self.release(claim);
             return Err(Refused::Closed);

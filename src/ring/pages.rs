@@ -30,6 +30,7 @@
 
 use core::mem::size_of;
 use core::ptr::NonNull;
+use std::os::fd::BorrowedFd;
 
 use arrayvec::ArrayVec;
 
@@ -49,6 +50,9 @@ const LAP_SHIFT: u32 = 16;
 
 /// How often each participant is asked whether it looks, before chunks are left for later.
 const ASKED: u32 = if cfg!(loom) { 2 } else { 1000 };
+
+/// So many chunks may be looked at before the kernel is asked how many have memory.
+pub(crate) const UNASKED: u64 = 4;
 
 /// Chunks that are cleared at once.
 pub(crate) type Batch = ArrayVec<u64, 64>;
@@ -110,6 +114,16 @@ pub(crate) struct Pages {
     /// Slots of the ring, the logarithm.
     lap_shift: u32,
     mode: FenceMode,
+    /// If it is known: what the memory is taken from.
+    source: Option<Source>,
+}
+
+/// The file of a ring, and the bytes of a chunk.
+#[derive(Clone, Copy)]
+pub(crate) struct Source {
+    /// It stays open for as long as the ring is used.
+    pub(crate) file: BorrowedFd<'static>,
+    pub(crate) chunk: u64,
 }
 
 /// For as long as it lives, no chunk is cleared that was open.
@@ -136,7 +150,39 @@ impl Pages {
     /// `1 << lap_shift` slots, and no fewer than a chunk.
     pub(crate) unsafe fn new(header: NonNull<Header>, shift: u32, lap_shift: u32, mode: FenceMode) -> Self {
         debug_assert!(shift <= lap_shift);
-        Self { header, shift, lap_shift, mode }
+        Self { header, shift, lap_shift, mode, source: None }
+    }
+
+    /// The same, of memory that is taken from there.
+    pub(crate) fn with_source(self, source: Source) -> Self {
+        Self { source: Some(source), ..self }
+    }
+
+    /// How many chunks have memory at most, by the kernel's word. Chunk words say whatever a peer has written into them; to look at slots
+    /// of a chunk that has none gives it some.
+    #[cold]
+    pub(crate) fn backed(&self) -> u64 {
+        #[cfg(not(loom))]
+        if let Some(Source { file, chunk }) = self.source
+            && let Ok(status) = crate::sys::file::status(file)
+        {
+            return (status.allocated / chunk).min(self.chunks());
+        }
+        self.chunks()
+    }
+
+    /// How many of the `extra` slots behind the one at `position`, whose chunk is open, lie in a row in chunks that are open. The
+    /// caller looks.
+    pub(crate) fn reach(&self, position: u64, extra: u64) -> u64 {
+        let (place, len) = (position & (self.len() - 1), self.len());
+        let borders = (place + extra) >> self.shift;
+        let is_open = |border: &u64| self.state(position.wrapping_add(border * len)) == Chunk::Open;
+        let mut open = (1..=borders).take_while(is_open).count() as u64;
+        if open > 1 {
+            // While we look, those that are open keep their memory.
+            open = open.min(self.backed().max(2) - 1);
+        }
+        extra.min((open + 1) * len - 1 - place)
     }
 
     fn shared(&self) -> &Shared {
@@ -259,12 +305,16 @@ impl Pages {
 
     /// Moves the hint past chunks that are given back, up to `end`.
     pub(crate) fn advance_oldest(&self, end: u64) {
-        let mut oldest = self.oldest();
-        while oldest < end && self.word(oldest).load(Ordering::Acquire) == self.at(self.next_lap(oldest), ABSENT, 0) {
+        let (mut oldest, mut steps) = (self.oldest(), 2 * self.chunks());
+        while steps > 0
+            && oldest < end
+            && self.word(oldest).load(Ordering::Acquire) == self.at(self.next_lap(oldest), ABSENT, 0)
+        {
             match self.shared().oldest.compare_exchange(oldest, oldest + 1, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => oldest += 1,
                 Err(now) => oldest = now,
             }
+            steps -= 1;
         }
     }
 
@@ -338,12 +388,20 @@ impl Pages {
         looks_not(now) || looks_not(looking.fetch_or(IN_VAIN, Ordering::Acquire))
     }
 
-    /// Where every chunk begins that is open.
+    /// Where every chunk begins that is open, but no more than have memory. The caller looks.
     pub(crate) fn open_ones(&self) -> impl Iterator<Item = u64> + '_ {
-        (0..self.chunks()).filter_map(|index| {
+        let open = (0..self.chunks()).filter_map(|index| {
             let word = self.word(index).load(Ordering::Acquire);
             let chunk = (word >> LAP_SHIFT) << (self.lap_shift - self.shift) | index;
             (word & STATE == OPEN).then(|| self.begin(chunk))
+        });
+        // Asked when there are more than are known of: those that were open when we began to look keep their memory.
+        let mut known = UNASKED;
+        (1..).zip(open).map_while(move |(count, begin)| {
+            if count > known {
+                known = self.backed();
+            }
+            (count <= known).then_some(begin)
         })
     }
 

@@ -298,7 +298,8 @@ impl RingView<'_> {
         // SAFETY: a checked object's rings lie inside the segment, or in the region mapped just now; their capacity is a power of two.
         let words = unsafe { Words::new(NonNull::from(self.header), first, stride, slots) };
         let words = if self.ring.data.is_some() { words.of_whole_runs() } else { words };
-        let words = match Region::pages(&self.ring, NonNull::from(self.header), self.view.geometry().fence_mode()) {
+        let mode = self.view.geometry().fence_mode();
+        let words = match Region::pages(file, &self.ring, NonNull::from(self.header), mode) {
             Some(pages) => words.of_pages(pages),
             None => words,
         };

@@ -30,6 +30,8 @@ pub(crate) struct Status {
     pub(crate) size: u64,
     pub(crate) regular: bool,
     pub(crate) linked: bool,
+    /// Bytes that have memory.
+    pub(crate) allocated: u64,
     pub(crate) identity: Identity,
 }
 
@@ -41,6 +43,7 @@ impl From<FileStat> for Status {
             size: s.st_size.max(0) as u64,
             regular: s.st_mode & nix::libc::S_IFMT == nix::libc::S_IFREG,
             linked: s.st_nlink > 0,
+            allocated: s.st_blocks.max(0) as u64 * 512,
             identity: Identity { device: s.st_dev as u64, inode: s.st_ino as u64 },
         }
     }
@@ -173,7 +176,12 @@ pub(crate) fn link(file: &OwnedFd, path: &Path) -> Result<(), Errno> {
 /// Opens `path` for reading and writing (or reading only), never through a symbolic link.
 pub(crate) fn existing(path: &Path, write: bool) -> Result<OwnedFd, Errno> {
     let access = if write { OFlag::O_RDWR } else { OFlag::O_RDONLY };
-    open(path, access | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())
+    open(path, access | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY, Mode::empty())
+}
+
+/// A descriptor that only names what is at `path`: whatever that is, it is not opened.
+pub(crate) fn named(path: &Path) -> Result<OwnedFd, Errno> {
+    open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
 }
 
 /// A second, independent open file description of the same file: locks on it are its own.

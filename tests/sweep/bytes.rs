@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use gimmal::{
-    Queue, QueueOptions, Receiver, Segment, SegmentOptions, SendTimeoutError, Sender, SpscQueue, TryRecvError,
+    Queue, QueueOptions, Receiver, Segment, SegmentOptions, SendTimeoutError, Sender, SpscQueue, Tap, TryRecvError,
     TrySendError, spsc,
 };
 use nix::unistd::Pid;
@@ -113,6 +113,8 @@ pub struct QueueScene {
     stages: Vec<Found>,
     /// Somebody has died before with a message of two blocks, and while it sent one; the victim repairs.
     repairs: bool,
+    /// A tap must have seen what was sent, and nothing else.
+    tapped: bool,
 }
 
 pub struct Ends {
@@ -120,12 +122,17 @@ pub struct Ends {
     sender: Sender<[u8]>,
     receiver: Receiver<[u8]>,
     late: Option<u64>,
+    tap: Option<Tap>,
 }
 
 impl Ends {
     fn of(queue: Queue<[u8]>) -> Result<Self, String> {
         let (sender, receiver) = (on("sender", queue.sender())?, on("receiver", queue.receiver())?);
-        Ok(Self { queue, sender, receiver, late: None })
+        Ok(Self { queue, sender, receiver, late: None, tap: None })
+    }
+
+    fn tapped(self, tapped: bool) -> Self {
+        Self { tap: tapped.then(|| self.queue.tap()), ..self }
     }
 
     fn drain(&self) -> Result<Found, String> {
@@ -177,11 +184,11 @@ impl Scene for QueueScene {
         if self.state.closed {
             ends.queue.close();
         }
-        ends
+        ends.tapped(self.tapped)
     }
 
     fn reopen(&self, segment: &Segment) -> Result<Ends, String> {
-        Ends::of(on("open the queue", Queue::open(segment, "queue"))?)
+        Ends::of(on("open the queue", Queue::open(segment, "queue"))?).map(|ends| ends.tapped(self.tapped))
     }
 
     fn ready<'a>(&'a self, segment: &'a Segment, ends: &'a Ends) -> Box<dyn FnOnce() + 'a> {
@@ -211,8 +218,12 @@ impl Scene for QueueScene {
         Ok(())
     }
 
-    fn check(&self, _: &Segment, ends: Ends, _: bool) -> Result<Stage, Fault> {
+    fn check(&self, _: &Segment, mut ends: Ends, _: bool) -> Result<Stage, Fault> {
         let mut found = ends.drain()?;
+        if let Some(tap) = &mut ends.tap {
+            let seen: Result<_, _> = std::iter::from_fn(|| tap.try_next()).map(|message| number(&message)).collect();
+            same("what the tap has seen", found.0.clone(), seen?)?;
+        }
         if ends.late.is_some() {
             same("the last message", ends.late, found.0.pop())?;
         }
@@ -230,7 +241,7 @@ impl Scene for QueueScene {
 
 fn scene(state: State, act: Act, contents: Vec<Vec<u64>>) -> QueueScene {
     let stages = contents.into_iter().map(|content| (content, state.closed)).collect();
-    QueueScene { state, act, stages, repairs: false }
+    QueueScene { state, act, stages, repairs: false, tapped: false }
 }
 
 /// Without and with a new message of so many blocks, if there is room.
@@ -248,6 +259,15 @@ fn received(state: &State) -> Vec<Vec<u64>> {
 
 pub fn send_one(state: State) -> QueueScene {
     scene(state, |sender, _| _ = sender.try_send(&NEW_ONES.one), sent(&state, 1))
+}
+
+/// Before a tap's eyes.
+pub fn send_one_tapped(state: State) -> QueueScene {
+    QueueScene { tapped: true, ..send_one(state) }
+}
+
+pub fn send_two_tapped(state: State) -> QueueScene {
+    QueueScene { tapped: true, ..send_two(state) }
 }
 
 pub fn send_two(state: State) -> QueueScene {

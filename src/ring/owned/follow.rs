@@ -1,16 +1,19 @@
 //! Looks of one who follows the messages of a ring of whole runs and takes none: it claims nothing, and writes nothing.
 //!
-//! A message stays where it is until a sender claims its slots in the next lap, also after it was received. Three things have to be
+//! A message stays where it is until a sender claims its slots in the next lap, also after it was received. Four things have to be
 //! known of a position:
 //!
 //! *Whether a message began there.* While it was not freed, its word says so. After that its word is that of a slot that waits for the
 //! next lap, and so are those of aborted runs and of slots behind a first one; but the number beside it has the lap of the last message
-//! that began there, which only a commit writes.
+//! that began there. Only a commit writes it; if its sender is killed before the word says FULL, repair takes it back.
 //!
 //! *Where the next one begins.* Behind its run, while the word tells how long that is. A run that was freed was freed with its first
 //! slot last, so that all behind it are a lap ahead, too, and it is safe to go over slots that are ahead one by one: the first one
 //! that is not is a run's first. What is not safe is to begin in the middle of a run that is in use, where words say FREE: so jumps go
 //! where the head hint points, which is behind a run, and nowhere else.
+//!
+//! *Whether all of it has memory*, in a ring whose memory comes and goes. A run that was received may go over into a chunk that is given
+//! back, while its own chunk is kept for some other slot. So before the copy all of its chunks must be open; while we look, they stay so.
 //!
 //! *Whether it is still there after it was copied.* The words of its slots cannot tell: they stay FREE when a run claims them that
 //! begins further in front. But claims are contiguous. So the front is looked for, the first position that nobody has claimed, from
@@ -63,12 +66,31 @@ impl Words {
 
     /// Whether the number beside a slot's word is of the position's lap, and the length that it has.
     fn lap_and_length(&self, position: u64) -> (bool, u64) {
-        // SAFETY: a ring of whole runs has slots of two words.
-        let beside = unsafe { self.address(position).cast::<AtomicU64>().add(1) };
-        // SAFETY: aligned as the word is. Others may write there meanwhile: so do we not, and it is read as an atomic.
-        let payload = unsafe { beside.as_ref() }.load(Ordering::Relaxed);
+        let payload = self.beside(position).load(Ordering::Relaxed);
         let length = payload & ((1 << LENGTH_BITS) - 1);
         (payload == self.stamped(position, length), length)
+    }
+
+    /// Whether all of so many slots from `position` on have memory. The caller looks.
+    pub(crate) fn have_memory(&self, position: u64, slots: u64) -> bool {
+        let Some(pages) = &self.pages else { return true };
+        pages.state(position) == Chunk::Open && pages.reach(position, slots - 1) == slots - 1
+    }
+
+    /// The number beside a slot's word.
+    pub(super) fn beside(&self, position: u64) -> &AtomicU64 {
+        debug_assert!(self.whole);
+        // SAFETY: a ring of whole runs has slots of two words.
+        let beside = unsafe { self.address(position).cast::<AtomicU64>().add(1) };
+        // SAFETY: aligned as the word is. Others may write there meanwhile, so it is reached as an atomic.
+        unsafe { beside.as_ref() }
+    }
+
+    /// There was no message at `position` in this lap. For its slot's only repairer.
+    pub(super) fn forget_length(&self, position: u64) {
+        let never = self.stamped(position.wrapping_sub(self.capacity()), 0);
+        // Relaxed: who finds the slot free finds this, too; the word is stored with Release.
+        self.beside(position).store(never, Ordering::Relaxed);
     }
 
     /// Whether what was at `position` was there all the time until now.
@@ -85,7 +107,8 @@ impl Words {
     fn front(&self) -> Option<u64> {
         // Acquire: as for a sender that jumps there.
         let mut position = self.header().tail.load(Ordering::Acquire);
-        for _ in 0..self.budget() {
+        let mut budget = self.budget();
+        while self.spend(&mut budget, position) {
             let word = self.load(position);
             match self.relate(word, position) {
                 Relation::Same if word.state() == state::FREE => return Some(position),
@@ -95,10 +118,5 @@ impl Words {
             }
         }
         None
-    }
-
-    /// How many looks one call may take.
-    pub(crate) fn looks(&self) -> u64 {
-        self.budget()
     }
 }

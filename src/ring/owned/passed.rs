@@ -14,7 +14,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::Words;
+use super::{Budget, Words};
 use crate::layout::{SlotWord, state};
 use crate::primitive::{EndU64, Ordering, fence, spin_loop};
 
@@ -129,12 +129,6 @@ impl Passed {
         }
     }
 
-    /// How many looks [`Words::are_still_written`] takes.
-    pub(super) fn looks(&self, end: u64) -> u64 {
-        let rest = if self.more > 0 { end.wrapping_sub(self.rest) } else { 0 };
-        rest.saturating_add(self.stalled.len() as u64)
-    }
-
     /// Remembers these for the next walk, which has come to `end` and has left nothing else before it.
     pub(super) fn remember(&self, memory: &Memory, end: u64) {
         let beyond = if self.more > 0 { self.rest } else { end };
@@ -170,8 +164,8 @@ impl Words {
     }
 
     /// The second look: whether all that were passed over, up to `end`, are being written all the same. None can have become so.
-    pub(super) fn are_still_written(&self, passed: &Passed, end: u64) -> bool {
+    pub(super) fn are_still_written(&self, passed: &Passed, end: u64, budget: &mut Budget) -> bool {
         passed.stalled.iter().all(|&position| self.is_written(position))
-            && (passed.more == 0 || self.count_writing(passed.rest, end) == passed.more)
+            && (passed.more == 0 || self.count_writing(passed.rest, end, budget) == passed.more)
     }
 }

@@ -2,7 +2,7 @@
 //! slot of an end that meets nobody.
 
 use super::passed::Passed;
-use super::{Claim, Cursor, Empty, ORPHAN_TRIES, Owned, Refused, Relation, Walk, Words};
+use super::{Budget, Claim, Cursor, Empty, ORPHAN_TRIES, Owned, Refused, Relation, Walk, Words};
 use crate::layout::{LENGTH_BITS, SlotWord, state};
 use crate::primitive::{FenceMode, Ordering};
 use crate::ring::Slot;
@@ -53,18 +53,18 @@ enum Found {
 }
 
 impl Words {
-    /// Claims the first unclaimed slot for writing, and with it those behind it that are free, `most` in all; `None` when the
-    /// ring is full.
+    /// Claims the first unclaimed slot for writing, and with it those behind it that are free, `most` in all.
     #[inline(never)]
-    pub(crate) fn claim_free_run(&self, cursor: &Cursor, owner: u16, most: usize) -> Option<Run> {
+    pub(crate) fn claim_free_run(&self, cursor: &Cursor, owner: u16, most: usize) -> Result<Run, Refused> {
         self.claim_free_runs(cursor, owner, 1, most)
     }
 
-    /// As `claim_free_run`; `None` also when there are fewer than `least`.
-    fn claim_free_runs(&self, cursor: &Cursor, owner: u16, least: usize, most: usize) -> Option<Run> {
+    /// As `claim_free_run`; `Full` also when there are fewer than `least`.
+    fn claim_free_runs(&self, cursor: &Cursor, owner: u16, least: usize, most: usize) -> Result<Run, Refused> {
         let _look = self.look(owner);
         let mut walk = Walk::new(cursor.next.load(Ordering::Acquire), &self.header().tail);
-        for _ in 0..self.budget() {
+        let mut budget = self.budget();
+        while self.spend(&mut budget, walk.position) {
             let position = walk.position;
             let word = self.load(position);
             match self.relate(word, position) {
@@ -74,8 +74,9 @@ impl Words {
                         let behind = position.wrapping_add(extra + 1);
                         if self.relate(self.load(behind), behind) == Relation::Behind {
                             cursor.next.store(position, Ordering::Release);
-                            return None;
+                            return Err(Refused::Full);
                         }
+                        budget.looks = budget.looks.saturating_sub(extra);
                         // Somebody has claimed the first one, too, meanwhile. A load might not see that yet; this fails then.
                         let _ =
                             self.word(position).compare_exchange(word.0, word.0, Ordering::Relaxed, Ordering::Relaxed);
@@ -88,20 +89,20 @@ impl Words {
                     if claim.is_ok() {
                         let next = position.wrapping_add(extra + 1);
                         self.advance(cursor, &self.header().tail, next, walk.met_rival);
-                        return Some(Run { position, extra, owner });
+                        return Ok(Run { position, extra, owner });
                     }
                 }
                 // A position that lags by half of all laps looks like a full ring: ask the hint before believing it.
                 Relation::Behind if walk.consult() => {}
                 Relation::Behind => {
                     cursor.next.store(position, Ordering::Release);
-                    return None;
+                    return Err(Refused::Full);
                 }
                 Relation::Same => walk.step(self.span(word)),
                 Relation::Ahead(ahead) => walk.step(self.skip(position, ahead)),
             }
         }
-        None
+        Err(Refused::Lost)
     }
 
     /// How many slots from `position` on, which is free, are free, but at most `most`. Those behind it stay so until somebody
@@ -124,7 +125,7 @@ impl Words {
         least: usize,
         most: usize,
     ) -> Result<Run, Refused> {
-        let Some(run) = self.claim_free_runs(cursor, owner, least, most) else { return Err(Refused::Full) };
+        let run = self.claim_free_runs(cursor, owner, least, most)?;
         if self.is_closing_after_claim(mode) {
             self.free_run(&run);
             return Err(Refused::Closed);
@@ -174,11 +175,12 @@ impl Words {
     #[inline(never)]
     pub(crate) fn claim_full_run(&self, cursor: &Cursor, owner: u16, most: usize) -> Result<Run, Empty> {
         let _look = self.look(owner);
+        let mut tries = ORPHAN_TRIES;
         // Acquire: pairs with `announce_orphans`, so that the ORPHAN words are there to be found.
         let mut repairs = self.header().control.repairs.load(Ordering::Acquire);
         for _ in 0..ORPHAN_TRIES {
             if repairs != cursor.repairs.load(Ordering::Relaxed) {
-                if let Some(run) = self.claim_orphan(owner)? {
+                if let Some(run) = self.claim_orphan(owner, &mut tries)? {
                     return Ok(run);
                 }
                 cursor.repairs.store(repairs, Ordering::Relaxed);
@@ -199,8 +201,7 @@ impl Words {
         let mut walk = Walk::new(cursor.next.load(Ordering::Acquire), &self.header().head);
         let mut passed = Passed::default();
         let mut budget = self.budget();
-        while budget > 0 {
-            budget -= 1;
+        while self.spend(&mut budget, walk.position) {
             let position = walk.position;
             let word = self.load(position);
             let found = match (self.relate(word, position), word.state()) {
@@ -234,8 +235,7 @@ impl Words {
                 }
             };
             // The decisive look is done; now the second one.
-            if !self.are_still_written(&passed, position) {
-                budget = budget.saturating_sub(passed.looks(position));
+            if !self.are_still_written(&passed, position, &mut budget) {
                 walk.position = passed.first().unwrap_or(position);
                 passed = Passed::default();
                 continue;
@@ -253,7 +253,7 @@ impl Words {
                     return Err(Empty { pending: !passed.is_empty() });
                 }
                 Found::Message => {
-                    let extra = self.extra(word).min(most.max(1) as u64 - 1);
+                    let extra = self.within(position, self.extra(word).min(most.max(1) as u64 - 1));
                     let taken = self.at(position, extra, state::READING, owner);
                     // The look has Acquired the commit. Release: see `Owned::claim_full`.
                     let claim =
@@ -278,11 +278,14 @@ impl Words {
     }
 
     /// How many runs in `from..to` are being written in the lap of their position. Only the first slot of a run is ever WRITING.
-    pub(super) fn count_writing(&self, from: u64, to: u64) -> u64 {
+    pub(super) fn count_writing(&self, from: u64, to: u64, budget: &mut Budget) -> u64 {
         let length = to.wrapping_sub(from).min(self.capacity());
         let (mut offset, mut count) = (0, 0);
         while offset < length {
             let position = from.wrapping_add(offset);
+            if !self.spend(budget, position) {
+                return u64::MAX;
+            }
             let word = self.load(position);
             count += u64::from(word.state() == state::WRITING && self.ahead(word, position) == 0);
             offset += self.next_look(position);
@@ -292,8 +295,9 @@ impl Words {
 
     /// Claims the oldest message whose receiver died before its receive returned. `Err`: others were always faster.
     #[cold]
-    fn claim_orphan(&self, owner: u16) -> Result<Option<Run>, Empty> {
-        for _ in 0..ORPHAN_TRIES {
+    fn claim_orphan(&self, owner: u16, tries: &mut u32) -> Result<Option<Run>, Empty> {
+        while *tries > 0 {
+            *tries -= 1;
             // Laps wrap; the distance to the head hint's lap orders those that coexist.
             let head = self.header().head.load(Ordering::Relaxed);
             let oldest = self
@@ -303,7 +307,7 @@ impl Words {
                 .min_by_key(|(word, index)| (self.ahead(*word, head), *index));
             let Some((word, index)) = oldest else { return Ok(None) };
             let position = self.position(word, index);
-            let extra = if self.whole { self.extra(word) } else { 0 };
+            let extra = if self.whole { self.within(position, self.extra(word)) } else { 0 };
             let taken = self.at(position, extra, state::READING, owner);
             // The look has Acquired the sweep's Release, and with it what the dead receiver left as it was. Release: see
             // `Owned::claim_full`.

@@ -1,10 +1,10 @@
 //! Looks at all slots of an MPMC ring: repair after the dead, and what can be said of the whole.
 
-use super::{HINT_PERIOD, Relation, Words};
+use super::{Relation, Words};
 use crate::ids::Ids;
 use crate::layout::{ROUND_SHIFT, SlotWord, state};
 use crate::primitive::{AtomicU64, Ordering, private};
-use crate::ring::pages::{Batch, Chunk, InVain};
+use crate::ring::pages::{Batch, Chunk, InVain, UNASKED};
 
 /// Chunks with something in them after which a tidying receiver goes no further.
 const IN_USE: u32 = 4;
@@ -43,13 +43,13 @@ impl Words {
     /// Ends what the `dead` had begun. The caller has proof of each death and is their only repairer.
     pub(crate) fn sweep(&self, dead: &Ids) -> Swept {
         let mut swept = Swept::default();
-        // Runs do not overlap, so that honest peers do not have more slots in them than this.
-        let mut spare = self.capacity();
         if let Some(pages) = &self.pages {
             // Of those that one of the dead has slots in, none is closed; of the others, none is cleared while we look, in its place.
             dead.iter().take(1).for_each(|id| pages.look_for(id, true));
             pages.release_for(dead);
         }
+        // Runs do not overlap, so that honest peers do not have more slots in them than this.
+        let mut spare = self.pages.as_ref().map_or(self.capacity(), |pages| pages.len() * pages.backed());
         for position in self.indices() {
             let (word, index) = (self.load(position), position & self.mask);
             if !dead.contains(word.owner()) {
@@ -62,11 +62,16 @@ impl Words {
                 _ => continue,
             };
             let first = self.position(word, index);
-            let extra = self.extra(word).min(spare);
+            let extra = self.within(first, self.extra(word)).min(spare);
             spare -= extra;
             // A message that is due again keeps its run.
             let stays = self.whole && matches!(fate, Fate::Orphan);
             let inner = if stays { 0 } else { extra };
+            #[cfg(not(loom))]
+            if self.whole && matches!(fate, Fate::Abort) {
+                // It may have got as far as its length: who follows would take it for one that was received.
+                self.forget_length(first);
+            }
             // The owner's word last: until then the next repairer does it again, and nobody looks at the others.
             let settled = (1..=inner).filter(|offset| self.settle_inner(first.wrapping_add(*offset), fate)).count();
             let settled_first = u64::from(self.settle(first, word, fate));
@@ -194,7 +199,7 @@ impl Words {
     }
 
     /// Whether nobody would answer for the asker if it died while it looked at memory that comes and goes: it is nobody.
-    fn may_not_look(&self, asker: u16) -> bool {
+    pub(crate) fn may_not_look(&self, asker: u16) -> bool {
         asker == 0 && self.pages.is_some()
     }
 
@@ -202,7 +207,8 @@ impl Words {
     /// that is free, at one still in use, or where `visit` has seen enough.
     fn walk(&self, hint: &AtomicU64, mut visit: impl FnMut(SlotWord) -> Option<u64>) -> (u64, Option<Relation>) {
         let mut position = hint.load(Ordering::Relaxed);
-        for _ in 0..2 * self.capacity() + HINT_PERIOD {
+        let mut budget = self.budget();
+        while self.spend(&mut budget, position) {
             let word = self.load(position);
             let relation = self.relate(word, position);
             let distance = match relation {
@@ -264,13 +270,25 @@ impl Words {
         let last = end.max(pages.chunk_of(self.header().tail.load(Ordering::Relaxed)));
         let mut next = pages.oldest().max(last.saturating_sub(pages.chunks()));
         let (mut any, mut in_use) = (false, 0);
+        // Chunks that may yet be looked at: those that have memory.
+        let (mut left, mut asked) = (UNASKED, false);
         while next <= last && in_use < IN_USE {
             let mut closed = Batch::new();
             let look = pages.look(owner);
             while next <= last && in_use < IN_USE && !closed.is_full() {
                 let begin = pages.begin(next);
-                if pages.state(begin) == Chunk::Open && self.all_consumed(begin, pages.len(), stalled) {
-                    pages.close(next);
+                if pages.state(begin) == Chunk::Open {
+                    if left == 0 && !core::mem::replace(&mut asked, true) {
+                        left = pages.backed();
+                    }
+                    if left == 0 {
+                        in_use = IN_USE;
+                        break;
+                    }
+                    left -= 1;
+                    if self.all_consumed(begin, pages.len(), stalled) {
+                        pages.close(next);
+                    }
                 }
                 if pages.is_closed(next) {
                     closed.push(next);

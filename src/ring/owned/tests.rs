@@ -233,8 +233,8 @@ fn run(capacity: u64, lap: u64, ops: &[Op]) {
         match *op {
             Op::ClaimFree { cursor, owner, most } => {
                 let run = match most {
-                    1 => bed.ring.claim_free(&senders[cursor], owner).map(|claim| run_of(&claim, owner)),
-                    most => bed.ring.claim_free_run(&senders[cursor], owner, most),
+                    1 => bed.ring.claim_free(&senders[cursor], owner).map(|claim| run_of(&claim, owner)).ok(),
+                    most => bed.ring.claim_free_run(&senders[cursor], owner, most).ok(),
                 };
                 let place = run.as_ref().map(|run| (bed.place(run.position), run.len()));
                 assert_eq!(place, model.next_free(most).map(|(position, count)| (bed.place(position), count)));

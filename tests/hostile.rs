@@ -47,12 +47,12 @@ fn a_queue_of_bytes_ends_every_call_in_a_storm() {
 
 #[test]
 fn an_unbounded_queue_ends_every_call_in_a_storm() {
-    storms(Kind::Unbounded, 25);
+    storms(Kind::Unbounded, 10);
 }
 
 #[test]
 fn an_unbounded_queue_of_bytes_ends_every_call_in_a_storm() {
-    storms(Kind::UnboundedBytes, 25);
+    storms(Kind::UnboundedBytes, 10);
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn a_tap_looks_before_it_copies() {
 fn chunks_that_say_they_are_open_are_not_all_looked_at() {
     for lap in [0, 0xffff_ffff_ffff] {
         let forge = Forge::new();
-        let queue = forge.unbounded(LARGE);
+        let queue = forge.unbounded(1 << 33);
         let (sender, receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
         let mut tap = queue.tap();
         sender.send(b"x").unwrap();
@@ -201,7 +201,7 @@ fn chunks_that_say_they_are_open_are_not_all_looked_at() {
         call(segment, "recover", || segment.recover().unwrap());
         call(segment, "try_send", || sender.try_send(b"y").is_ok());
         let grown = memory(segment).saturating_sub(before);
-        assert!(grown < 1 << 30, "{grown} bytes");
+        assert!(grown < 64 << 20, "{grown} bytes");
     }
 }
 

@@ -52,7 +52,7 @@ const LAP_SHIFT: u32 = 16;
 const ASKED: u32 = if cfg!(loom) { 2 } else { 1000 };
 
 /// So many chunks may be looked at before the kernel is asked how many have memory.
-pub(crate) const UNASKED: u64 = 4;
+pub(crate) const UNASKED: u64 = 1;
 
 /// Chunks that are cleared at once.
 pub(crate) type Batch = ArrayVec<u64, 64>;

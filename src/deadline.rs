@@ -31,6 +31,11 @@ impl Deadline {
         self.0.checked_add(nanos).filter(|&n| n <= i64::MAX as u64).map(Self)
     }
 
+    /// Nanoseconds since this moment.
+    pub(crate) fn elapsed(self) -> u64 {
+        Self::now().0.saturating_sub(self.0)
+    }
+
     /// Whether the moment has come.
     pub(crate) fn passed(self) -> bool {
         Self::now() >= self

@@ -286,12 +286,16 @@ impl Event {
         if may_spin && let Some(result) = look(0, &mut attempt) {
             return Some(result);
         }
-        let begin = Deadline::now();
-        if may_spin && let Some(result) = spin(pace, begin, deadline, &mut attempt) {
-            return Some(result);
+        let mut begin = Deadline::now();
+        let time = if may_spin { pace.spin() } else { None };
+        if let Some(time) = time {
+            if let Some(result) = spin(pace, time, begin, deadline, &mut attempt) {
+                return Some(result);
+            }
+            begin = Deadline::now();
         }
         let result = self.sleep(surroundings, deadline, attempt);
-        pace.learn(begin);
+        pace.slept(begin.elapsed(), time.is_some());
         result
     }
 
@@ -345,18 +349,19 @@ fn look<R>(pauses: u32, attempt: &mut impl FnMut() -> ControlFlow<R>) -> Option<
     None
 }
 
-/// The part of a wait in which it spins: for as long as `pace` says, but not beyond `deadline`.
+/// The part of a wait in which it spins: for so many nanoseconds, but not beyond `deadline`.
 fn spin<R>(
     pace: &Pace,
+    time: u64,
     begin: Deadline,
     deadline: Option<Deadline>,
     attempt: &mut impl FnMut() -> ControlFlow<R>,
 ) -> Option<R> {
-    let end = begin.0.saturating_add(pace.spin()).min(deadline.map_or(u64::MAX, |deadline| deadline.0));
+    let end = begin.0.saturating_add(time).min(deadline.map_or(u64::MAX, |deadline| deadline.0));
     // Looks grow rarer, so that the other side's line is left to the other side.
     for pauses in (1..8).chain(core::iter::repeat(8)) {
         if let Some(result) = look(pauses, attempt) {
-            pace.learn(begin);
+            pace.came(begin.elapsed());
             return Some(result);
         }
         let now = Deadline::now().0;

@@ -6,6 +6,13 @@
 //! should not. So a wait spins for about twice as long as the last waits took, if that is worth it, and for [`SHORTEST`] if not.
 //! After the first microseconds it lets others run in between: the one it waits for may need this processor.
 //!
+//! That does not help a thread with a real-time policy, which yields to its equals only: if its peer needs the same processor, the
+//! peer runs only while the thread sleeps, and every spin is in vain. No question to the scheduler tells where the peer runs: threads
+//! that are pinned to a processor each, with any policy, gain most from spinning. So the end learns it from what happens. What comes
+//! soon after a spin in vain has waited for its end, perhaps; then the next wait does not spin, and each further such spin leaves out
+//! twice as many, up to [`MOST_DOUBT`]. Only a wait without a spin in vain tells how long waits take: the time of such a spin would
+//! make the next one longer, which would be in vain for longer.
+//!
 //! # Not staring
 //!
 //! Each look at what the other side writes takes a cache line from it in mid-write, and where both ends work on neighbouring
@@ -15,7 +22,6 @@
 //! In a dialogue, or where messages are far between, that is no use: what can be had is there at once. So a rest after which
 //! there was hardly anything is followed by ever fewer rests, until they are one in a thousand.
 
-use crate::deadline::Deadline;
 use crate::primitive::Ordering;
 use crate::primitive::private::{AtomicU32, AtomicU64};
 use crate::primitive::spin_loop;
@@ -24,6 +30,8 @@ use crate::primitive::spin_loop;
 const SHORTEST: u64 = 4_000;
 /// Nanoseconds beyond which a wait should rather have slept.
 const LONGEST: u64 = 50_000;
+/// How many waits go without a spin after one in vain, at most.
+const MOST_DOUBT: u32 = 256;
 /// A batch that keeps the ends off each other's lines, in rings that hold more than twice as many. A rest is at most as many
 /// pauses of the processor, 25 to 50 ns each.
 const ENOUGH: u64 = 64;
@@ -40,6 +48,10 @@ const LEFT_OUT: core::ops::RangeInclusive<u32> = 8..=1024;
 pub(crate) struct Pace {
     /// Nanoseconds that a wait spins.
     spin: AtomicU64,
+    /// Waits that are to sleep at once.
+    unspun: AtomicU32,
+    /// How many these will be after the next spin in vain.
+    doubt: AtomicU32,
     /// The end's position when it last had nothing left.
     before: AtomicU64,
     /// Pauses of the rest that it made then; 0 if it did not.
@@ -54,6 +66,8 @@ impl Default for Pace {
     fn default() -> Self {
         Self {
             spin: SHORTEST.into(),
+            unspun: AtomicU32::new(0),
+            doubt: AtomicU32::new(1),
             before: AtomicU64::new(0),
             rested: AtomicU64::new(0),
             skip: AtomicU32::new(0),
@@ -110,17 +124,43 @@ impl Pace {
         pauses
     }
 
-    /// Nanoseconds that a wait should spin before it sleeps.
-    pub(crate) fn spin(&self) -> u64 {
-        self.spin.load(Ordering::Relaxed)
+    /// Nanoseconds that the wait that begins now should spin; `None`: it should sleep at once.
+    pub(crate) fn spin(&self) -> Option<u64> {
+        match self.unspun.load(Ordering::Relaxed) {
+            0 => Some(self.spin.load(Ordering::Relaxed)),
+            unspun => {
+                self.unspun.store(unspun - 1, Ordering::Relaxed);
+                None
+            }
+        }
     }
 
-    /// Learns from a wait that began at `begin` and is over.
-    pub(crate) fn learn(&self, begin: Deadline) {
-        let waited = Deadline::now().0.saturating_sub(begin.0);
-        let wanted = if waited > LONGEST { SHORTEST } else { (2 * waited).clamp(SHORTEST, LONGEST) };
-        let now = self.spin();
-        self.spin.store(now - now / 4 + wanted / 4, Ordering::Relaxed);
+    /// Learns from a wait of so many nanoseconds that ended while it spun.
+    pub(crate) fn came(&self, waited: u64) {
+        if self.doubt.load(Ordering::Relaxed) != 1 {
+            self.doubt.store(1, Ordering::Relaxed);
+        }
+        self.approach(if waited > LONGEST { SHORTEST } else { 2 * waited });
+    }
+
+    /// Learns from a wait that slept for so many nanoseconds, after a spin in vain or without one.
+    pub(crate) fn slept(&self, slept: u64, spun: bool) {
+        let soon = slept <= LONGEST;
+        if !spun {
+            return self.approach(if soon { 2 * slept } else { SHORTEST });
+        }
+        let doubt = self.doubt.load(Ordering::Relaxed);
+        self.unspun.store(doubt, Ordering::Relaxed);
+        if soon {
+            self.doubt.store((2 * doubt).min(MOST_DOUBT), Ordering::Relaxed);
+        }
+        self.approach(SHORTEST);
+    }
+
+    /// Spins from now on for about as long as before, and a little more like `wanted`.
+    fn approach(&self, wanted: u64) {
+        let now = self.spin.load(Ordering::Relaxed);
+        self.spin.store(now - now / 4 + wanted.clamp(SHORTEST, LONGEST) / 4, Ordering::Relaxed);
     }
 }
 
@@ -197,13 +237,77 @@ mod tests {
         }
     }
 
+    /// One wait for what comes `alone` nanoseconds after it began, or `asleep` nanoseconds after it went to sleep: how long it spun, and
+    /// whether that was in vain.
+    fn wait(pace: &Pace, alone: u64, asleep: u64) -> (u64, bool) {
+        match pace.spin() {
+            Some(spin) if alone <= spin => {
+                pace.came(alone);
+                (alone, false)
+            }
+            Some(spin) => {
+                pace.slept(asleep.min(alone - spin), true);
+                (spin, true)
+            }
+            None => {
+                pace.slept(asleep.min(alone), false);
+                (0, false)
+            }
+        }
+    }
+
+    const NEVER: u64 = u64::MAX;
+
+    #[test]
+    fn one_whose_peer_runs_only_while_it_sleeps_hardly_ever_spins() {
+        for asleep in [1_000, 3_000, 10_000, 30_000, LONGEST] {
+            let pace = Pace::default();
+            let spun = (0..10_000).map(|_| wait(&pace, NEVER, asleep).0).sum::<u64>() / 10_000;
+            assert!(
+                spun < asleep / 10 + 200,
+                "{spun} ns a wait spun in vain, for what comes within {asleep} ns of sleep"
+            );
+        }
+    }
+
+    #[test]
+    fn a_spin_in_vain_makes_the_next_one_shorter() {
+        let pace = Pace::default();
+        (0..30).for_each(|_| pace.came(LONGEST));
+        let spins: Vec<_> = (0..200).filter_map(|_| pace.spin().inspect(|_| pace.slept(1_000_000, true))).collect();
+        assert!(spins[0] > LONGEST / 2 && spins.iter().rev().is_sorted(), "{spins:?}");
+        assert!(*spins.last().unwrap() < SHORTEST + 1000, "{spins:?}");
+    }
+
+    #[test]
+    fn one_whose_peer_runs_beside_it_spins_for_as_long_as_waits_take() {
+        for alone in [500, 3_000, 10_000, 20_000] {
+            let pace = Pace::default();
+            // Also after it has had reasons for doubt.
+            for before in [0, 1000] {
+                (0..before).for_each(|_| _ = wait(&pace, NEVER, 3_000));
+                (0..3 * MOST_DOUBT).for_each(|_| _ = wait(&pace, alone, NEVER));
+                let spun: Vec<_> = (0..1000).map(|_| wait(&pace, alone, NEVER)).collect();
+                assert!(spun.iter().all(|&spun| spun == (alone, false)), "{alone}: {pace:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_comes_rarely_is_not_spun_for_and_gives_no_reason_for_doubt() {
+        let pace = Pace::default();
+        for _ in 0..1000 {
+            assert!(wait(&pace, 20 * LONGEST, NEVER).0 < SHORTEST + 1000);
+        }
+        assert_eq!(pace.doubt.load(Ordering::Relaxed), 1);
+    }
+
     #[test]
     fn a_wait_spins_for_what_waits_have_taken_if_that_is_short() {
         let pace = Pace::default();
-        let ago = |nanos: u64| Deadline(Deadline::now().0.saturating_sub(nanos));
-        (0..30).for_each(|_| pace.learn(ago(15_000)));
-        assert!(pace.spin() >= 30_000, "{}", pace.spin());
-        (0..30).for_each(|_| pace.learn(ago(10 * LONGEST)));
-        assert!(pace.spin() < SHORTEST + 1000, "{}", pace.spin());
+        (0..30).for_each(|_| pace.came(15_000));
+        assert!(pace.spin().unwrap() >= 28_000, "{pace:?}");
+        (0..30).for_each(|_| pace.came(10 * LONGEST));
+        assert!(pace.spin().unwrap() < SHORTEST + 1000, "{pace:?}");
     }
 }

@@ -24,9 +24,9 @@ use crate::ring::Header;
 use crate::seat::Seat;
 use crate::segment::{Attached, Membership, Side, Token, repair};
 use crate::sys::Errno;
-use crate::sys::map::Doubled;
+use crate::sys::map::Part;
 
-/// Where the messages of a ring lie whose messages are bytes. Twice as many bytes may be touched as there are: see [`Doubled`].
+/// Where the messages of a ring lie whose messages are bytes. Twice as many bytes may be touched as there are: see [`Part`].
 #[derive(Clone)]
 pub(crate) struct Data {
     pub(crate) base: NonNull<u8>,
@@ -34,7 +34,7 @@ pub(crate) struct Data {
     pub(crate) size: usize,
     /// Of what is called a block, the logarithm.
     pub(crate) shift: u32,
-    _map: Arc<Doubled>,
+    _map: Arc<Part>,
 }
 
 // SAFETY: memory that every thread may reach; who may touch what is decided by the ring.
@@ -143,7 +143,7 @@ impl Channel {
     pub(crate) fn data(&self, ring: &Ring) -> Result<Option<Data>, Error> {
         let Some((offset, size)) = ring.data else { return Ok(None) };
         let io = |e: Errno| Error::Io { action: "map the messages of a queue", source: e.into() };
-        let map = Arc::new(Doubled::new(self.attached.file(), offset, size).map_err(io)?);
+        let map = Arc::new(Part::twice(self.attached.file(), offset, size).map_err(io)?);
         Ok(Some(Data { base: map.base(), size, shift: ring.block.trailing_zeros(), _map: map }))
     }
 

@@ -9,12 +9,12 @@ use crate::primitive::FenceMode;
 use crate::ring::Header;
 use crate::ring::owned::Stalled;
 use crate::ring::pages::{Pages, Source};
-use crate::sys::map::Mapping;
+use crate::sys::map::Part;
 use crate::sys::{Errno, file};
 
 /// A queue's own.
 pub(crate) struct Region {
-    _map: Mapping,
+    _map: Part,
     ring: Ring,
     unbounded: Unbounded,
     stalled: Stalled,
@@ -22,7 +22,7 @@ pub(crate) struct Region {
 
 impl Region {
     /// Maps the slots of `ring`, if they do not lie in the segment.
-    pub(crate) fn map(file: BorrowedFd<'_>, ring: &Ring) -> Result<Option<Mapping>, Error> {
+    pub(crate) fn map(file: BorrowedFd<'_>, ring: &Ring) -> Result<Option<Part>, Error> {
         let Some(unbounded) = ring.unbounded else { return Ok(None) };
         let io = |source| Error::Io { action: "map an unbounded queue", source };
         let size = ring.stride * ring.slots as usize;
@@ -31,7 +31,7 @@ impl Region {
         if found < expected {
             return Err(Error::Truncated { expected, found });
         }
-        Mapping::part(file, unbounded.offset as usize, size).map(Some).map_err(io)
+        Part::once(file, unbounded.offset as usize, size).map(Some).map_err(|e| io(e.into()))
     }
 
     /// Which of the slots of `ring` have memory, if not all do.

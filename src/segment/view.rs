@@ -15,7 +15,7 @@ use crate::primitive::{AtomicU32, FenceMode, Ordering};
 use crate::region::Region;
 use crate::ring::{Header, owned::Words};
 use crate::sys::file;
-use crate::sys::map::{Access, Mapping};
+use crate::sys::map::{Access, Mapping, Part};
 use crate::sys::robust::OWNER_DIED;
 
 impl Geometry {
@@ -291,10 +291,10 @@ pub(crate) struct RingView<'a> {
 impl RingView<'_> {
     /// The words of an MPMC ring, and what keeps them mapped. Those of a queue without a bound are part of `file`, but not of this
     /// view.
-    pub(crate) fn words(&self, file: BorrowedFd<'_>) -> Result<(Words, Option<Mapping>), Error> {
+    pub(crate) fn words(&self, file: BorrowedFd<'_>) -> Result<(Words, Option<Part>), Error> {
         let Ring { offset, stride, slots, .. } = self.ring;
         let region = Region::map(file, &self.ring)?;
-        let first = region.as_ref().map_or_else(|| self.view.at(offset + size_of::<Header>()), Mapping::base);
+        let first = region.as_ref().map_or_else(|| self.view.at(offset + size_of::<Header>()), Part::base);
         // SAFETY: a checked object's rings lie inside the segment, or in the region mapped just now; their capacity is a power of two.
         let words = unsafe { Words::new(NonNull::from(self.header), first, stride, slots) };
         let words = if self.ring.data.is_some() { words.of_whole_runs() } else { words };

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munlock, munmap};
 
 /// What a mapping is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,12 +39,6 @@ impl Mapping {
         map.map(|map| Self { map })
     }
 
-    /// A part of a file that lies inside it; `offset` is a multiple of the page size.
-    pub(crate) fn part(file: BorrowedFd<'_>, offset: usize, size: usize) -> std::io::Result<Self> {
-        let map = MmapOptions::new().offset(offset as u64).len(size).map_raw(file.as_raw_fd())?;
-        Ok(Self { map })
-    }
-
     /// The first byte; page-aligned.
     pub(crate) fn base(&self) -> NonNull<u8> {
         NonNull::new(self.map.as_mut_ptr()).expect("a mapping is never at address zero")
@@ -55,47 +49,82 @@ impl Mapping {
     }
 }
 
-/// A part of a file, mapped shared twice, back to back: whatever begins in the first half goes on in the second as if there were
-/// no end.
-pub(crate) struct Doubled {
+/// A part of a file, mapped shared once, or twice, back to back: whatever begins in the first half goes on in the second as if there
+/// were no end. Most of the part may have no memory, and mapping it gives it none.
+pub(crate) struct Part {
     base: NonNull<u8>,
-    /// Bytes of the part.
-    size: usize,
+    /// Bytes that are mapped.
+    size: NonZeroUsize,
 }
 
 // SAFETY: memory that every thread may reach; who may touch what is decided by whoever uses it.
-unsafe impl Send for Doubled {}
+unsafe impl Send for Part {}
 // SAFETY: as above.
-unsafe impl Sync for Doubled {}
+unsafe impl Sync for Part {}
 
-impl Doubled {
+impl Part {
     /// `offset` and `size` are multiples of the page size, and inside the file.
-    pub(crate) fn new(file: BorrowedFd<'_>, offset: usize, size: usize) -> Result<Self, Errno> {
-        let both = size.checked_mul(2).and_then(NonZeroUsize::new).ok_or(Errno::EINVAL)?;
-        let half = NonZeroUsize::new(size).ok_or(Errno::EINVAL)?;
-        let offset = libc::off_t::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
-        // SAFETY: a new mapping at an address that the kernel chooses.
-        let base = unsafe { mmap_anonymous(None, both, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE)? };
-        let doubled = Self { base: base.cast(), size };
-        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        let fixed = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
-        for at in [0, size] {
-            let address = NonZeroUsize::new(base.addr().get() + at);
-            // SAFETY: it takes the place of a half of the mapping made above.
-            unsafe { mmap(address, half, access, fixed, file, offset)? };
-        }
-        Ok(doubled)
+    pub(crate) fn once(file: BorrowedFd<'_>, offset: usize, size: usize) -> Result<Self, Errno> {
+        Self::new(file, offset, size, 1)
     }
 
-    /// The first byte; page-aligned, and twice as many as the part has may be touched from there.
+    /// See [`Part::once`].
+    pub(crate) fn twice(file: BorrowedFd<'_>, offset: usize, size: usize) -> Result<Self, Errno> {
+        Self::new(file, offset, size, 2)
+    }
+
+    fn new(file: BorrowedFd<'_>, offset: usize, size: usize, times: usize) -> Result<Self, Errno> {
+        let part = Self::reserve(size.checked_mul(times).ok_or(Errno::EINVAL)?)?;
+        let once = NonZeroUsize::new(size).ok_or(Errno::EINVAL)?;
+        let offset = libc::off_t::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
+        let fixed = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
+        for at in (0..times).map(|time| time * size) {
+            let address = NonZeroUsize::new(part.base.addr().get() + at);
+            // Nothing can be touched yet: after `mlockall(MCL_FUTURE)` the kernel gives memory to all that can be, at once.
+            // SAFETY: it takes the place of a part of the mapping made above.
+            unsafe { mmap(address, once, ProtFlags::PROT_NONE, fixed, file, offset)? };
+        }
+        part.lock_what_is_touched();
+        // SAFETY: the mapping is ours, and nobody has its address yet.
+        unsafe { mprotect(part.base.cast(), part.size.get(), ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)? };
+        Ok(part)
+    }
+
+    /// Address space without anything behind it.
+    fn reserve(size: usize) -> Result<Self, Errno> {
+        let size = NonZeroUsize::new(size).ok_or(Errno::EINVAL)?;
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        let base = unsafe { mmap_anonymous(None, size, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE)? };
+        Ok(Self { base: base.cast(), size })
+    }
+
+    /// If the program has said `mlockall(MCL_FUTURE)`, the mapping is locked: from now on that means pages as they are touched.
+    fn lock_what_is_touched(&self) {
+        let size = self.size.get();
+        // It is refused for locked mappings. There is nothing to be dropped.
+        // SAFETY: a shared mapping that nobody has touched.
+        let locked = unsafe { madvise(self.base.cast(), size, MmapAdvise::MADV_DONTNEED) } == Err(Errno::EINVAL);
+        if !locked {
+            return;
+        }
+        // SAFETY: the mapping is ours; the call changes how it is kept, not what is in it.
+        let result = unsafe { libc::syscall(libc::SYS_mlock2, self.base, size, libc::MLOCK_ONFAULT) };
+        if result != 0 {
+            // Linux before 4.4. To give all its pages memory would be worse.
+            // SAFETY: as above.
+            let _ = unsafe { munlock(self.base.cast(), size) };
+        }
+    }
+
+    /// The first byte; page-aligned.
     pub(crate) fn base(&self) -> NonNull<u8> {
         self.base
     }
 }
 
-impl Drop for Doubled {
+impl Drop for Part {
     fn drop(&mut self) {
         // SAFETY: our own mapping, which nobody uses any more. It cannot fail for a whole mapping.
-        let _ = unsafe { munmap(self.base.cast(), 2 * self.size) };
+        let _ = unsafe { munmap(self.base.cast(), self.size.get()) };
     }
 }

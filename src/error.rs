@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::Kind;
+use crate::shortage::{Shortage, advice};
 
 /// What can go wrong with segments, objects and processes. Sending and receiving have errors of their own:
 /// [`TrySendError`], [`TryRecvError`] and their kin.
@@ -44,12 +45,14 @@ pub enum Error {
         /// The largest number that is possible.
         maximum: u64,
     },
-    /// The file system has no room for the segment (`ENOSPC`).
+    /// There is no room for the segment, or for what an unbounded queue may need.
     NoSpace {
         /// Bytes asked for.
         size: usize,
-        /// Where.
+        /// Where; `memory` if that is not a directory.
         directory: PathBuf,
+        /// What there is too little of.
+        shortage: Shortage,
     },
     /// The directory for segments does not exist.
     NoDirectory {
@@ -58,6 +61,11 @@ pub enum Error {
     },
     /// The system denied access.
     Permission {
+        /// The file or directory.
+        path: PathBuf,
+    },
+    /// The file system is mounted read-only.
+    ReadOnly {
         /// The file or directory.
         path: PathBuf,
     },
@@ -218,11 +226,9 @@ impl fmt::Display for Error {
             Self::BadSize { what, given, maximum } => {
                 write!(f, "{what} of {given} is out of range: it must be between 1 and {maximum}")
             }
-            Self::NoSpace { size, directory } => write!(
-                f,
-                "no room for {size} bytes in {}: make that file system larger, free some of it (gimmal clean), or ask for less",
-                directory.display()
-            ),
+            Self::NoSpace { size, directory, shortage } => {
+                write!(f, "no room for {size} bytes in {}: {shortage}", directory.display())
+            }
             Self::NoDirectory { directory } => write!(
                 f,
                 "{} is not a directory: mount a tmpfs there, or name another one (GIMMAL_DIR, SegmentOptions::directory)",
@@ -231,6 +237,11 @@ impl fmt::Display for Error {
             Self::Permission { path } => write!(
                 f,
                 "permission denied on {}: the creator decides with `mode` who may join; check the owner and mode of the file",
+                path.display()
+            ),
+            Self::ReadOnly { path } => write!(
+                f,
+                "{} is on a file system that is mounted read-only: mount it read-write, or name another directory (GIMMAL_DIR, SegmentOptions::directory)",
                 path.display()
             ),
             Self::NotGimmal { reason } => write!(f, "not a gimmal segment: {reason}"),
@@ -309,7 +320,7 @@ impl fmt::Display for Error {
                 write!(f, "no segment was handed over under {key:?}: {reason}")
             }
             Self::BadArgument { index, reason } => write!(f, "argument {index} {reason}"),
-            Self::Io { action, source } => write!(f, "could not {action}: {source}"),
+            Self::Io { action, source } => write!(f, "could not {action}: {source}{}", advice(source)),
         }
     }
 }
@@ -344,7 +355,7 @@ macro_rules! reasons {
     (Empty) => { "the queue is empty" };
     (Timeout) => { "the time is up" };
     (Closed) => { "the queue is closed" };
-    (NoSpace) => { "the system has no memory left for the queue: make /dev/shm larger, free some of it (gimmal clean), or receive first" };
+    (NoSpace) => { "the system has no memory left for the queue, or its file system or this process's memory cgroup has not (gimmal doctor): raise what is used up, free some of it (gimmal clean), or receive first" };
     (Detached) => { "this process is not attached: it was forked and could not join the segment, or the exclusive end belongs to another process" };
 }
 

@@ -179,6 +179,8 @@ mod segment;
 #[cfg(all(feature = "serde", not(loom)))]
 mod serialized;
 #[cfg(not(loom))]
+mod shortage;
+#[cfg(not(loom))]
 pub mod spsc;
 #[cfg(not(loom))]
 mod sys;
@@ -210,6 +212,7 @@ pub use self::{
     segment::{
         Change, Listed, ObjectInfo, ParticipantInfo, Peer, Recovered, Segment, SegmentOptions, Snapshot, Watcher,
     },
+    shortage::{Room, Shortage},
     spsc::{LossyQueue, LossyReceiver, LossySender, SpscQueue},
     text::{Bytes, Str},
     value::{Array, Value},

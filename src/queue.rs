@@ -34,7 +34,7 @@ use crate::region::Region;
 use crate::ring::owned::{Cursor, Owned};
 use crate::ring::{self, Element};
 use crate::segment::{Attached, Segment, Side, Wanted};
-use crate::sys::{Errno, file};
+use crate::sys::{Errno, room};
 
 /// A bounded multi-producer multi-consumer queue of [messages](Message) in a segment.
 ///
@@ -192,7 +192,7 @@ impl QueueOptions {
         if options.limit == Some(0) {
             // What is free now: half of it.
             let io = |e: Errno| Error::Io { action: "ask how much memory is free", source: e.into() };
-            let available = file::available(segment.attached().file()).map_err(io)? / 2;
+            let available = room::available(segment.attached().file()).map_err(io)? / 2;
             options.limit = Some(available.clamp(1, MOST_MEMORY) as usize);
         }
         let shape = options.shape(Kind::Queue, mpmc_element::<M>(), None)?;

@@ -9,8 +9,9 @@ use crate::primitive::FenceMode;
 use crate::ring::Header;
 use crate::ring::owned::Stalled;
 use crate::ring::pages::{Pages, Source};
+use crate::sys::file;
 use crate::sys::map::Part;
-use crate::sys::{Errno, file};
+use crate::sys::room::Refused;
 
 /// A queue's own.
 pub(crate) struct Region {
@@ -73,7 +74,7 @@ impl Region {
     }
 
     /// Reserves the memory of the chunk that begins with this slot.
-    pub(crate) fn reserve(&self, file: BorrowedFd<'_>, begin: u64) -> Result<(), Errno> {
+    pub(crate) fn reserve(&self, file: BorrowedFd<'_>, begin: u64) -> Result<(), Refused> {
         self.parts(begin).try_for_each(|(offset, size)| file::allocate(file, offset, size))
     }
 

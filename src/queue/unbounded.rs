@@ -22,7 +22,7 @@ pub(super) enum Grown {
 impl QueueOptions {
     /// Without a bound: the queue takes memory of the segment's file system as messages come, in chunks of about 1 MiB, and gives it
     /// back as they go. Sends wait, or say Full, only when it has taken `limit` bytes. 0 is half of what is free when the
-    /// queue is made. For an example see [`Queue::unbounded`].
+    /// queue is made, or less, if the process has limits of file length or address space (`ulimit`). For an example see [`Queue::unbounded`].
     pub fn unbounded(mut self, limit: usize) -> Self {
         self.limit = Some(limit);
         self
@@ -54,7 +54,11 @@ impl<M: Message + ?Sized> Queue<M> {
     /// # Errors
     /// As for [`Queue::open_or_create`]; [`Error::OptionMismatch`] if a queue of this name has a bound.
     ///
-    /// Its sends can fail with `NoSpace`, when the file system is full. They never end the process then.
+    /// Its sends can fail with `NoSpace`: when the file system is full, or the memory of the machine or of a cgroup of this process
+    /// ([`SegmentOptions::room`](crate::SegmentOptions::room) says which). They never end the process then.
+    ///
+    /// The queue takes address space for all of its limit. A program that locks its memory says `mlockall(MCL_FUTURE)` before it opens
+    /// the queue, or locks with `MCL_ONFAULT`: `MCL_CURRENT` alone would give memory to all of that.
     pub fn unbounded(segment: &Segment, name: &str) -> Result<Self, Error> {
         Self::options().unbounded(0).open_or_create(segment, name)
     }

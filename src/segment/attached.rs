@@ -3,6 +3,7 @@
 
 use core::ptr::NonNull;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use super::admission::{ADMISSION, Admission, wait_for_admission};
 use super::joined;
 use super::membership::{Membership, Side, Token};
 use super::name::{self, Name};
+use super::options::MEMORY;
 use super::repair::{self, Recovered};
 use super::sentinel::Watch;
 use super::view::View;
@@ -23,6 +25,8 @@ use crate::primitive::private::{AtomicBool, AtomicU32, AtomicU64};
 use crate::primitive::{FenceMode, Ordering};
 use crate::ring::Header;
 use crate::ring::owned::VAIN_CALLS;
+use crate::sys::map::Part;
+use crate::sys::room::Refused;
 use crate::sys::{Errno, clock, file, lease, membarrier};
 
 pub(crate) struct Attached {
@@ -369,8 +373,16 @@ impl Attached {
         });
         let begin = ends.fold(self.view.geometry().size, u64::max).next_multiple_of(MAP_UNIT as u64);
         let size = begin + (region.0 + region.1) as u64;
-        let io = |e: Errno| Error::Io { action: "make room for an unbounded queue", source: e.into() };
-        file::grow(self.file(), size).map_err(io)?;
+        let io = |e: Errno| Error::Io { action: "map an unbounded queue", source: e.into() };
+        // What cannot be mapped here is not made: its blocks are mapped twice.
+        Part::try_space(region.0 + 2 * region.1).map_err(io)?;
+        file::grow(self.file(), size).map_err(|refused| match refused {
+            Refused::Short(shortage) => {
+                let directory = self.name.as_ref().map_or(Path::new(MEMORY), Name::directory).to_owned();
+                Error::NoSpace { size: size as usize, directory, shortage }
+            }
+            Refused::System(e) => io(e),
+        })?;
         shape.unbounded = shape.unbounded.map(|unbounded| Unbounded { offset: begin, ..unbounded });
         Ok(shape)
     }

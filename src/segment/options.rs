@@ -11,10 +11,14 @@ use super::{Segment, attached, inspect, repair};
 use crate::error::Error;
 use crate::layout::{FLAG_ANONYMOUS, FLAG_PERSIST, Geometry, MAX_OBJECTS, MAX_PARTICIPANTS};
 use crate::primitive::FenceMode;
+use crate::shortage::{Room, Shortage};
 use crate::sys::map::Access;
-use crate::sys::{Errno, file, membarrier};
+use crate::sys::room::Refused;
+use crate::sys::{Errno, file, membarrier, room};
 
 const PAGE: usize = 4096;
+/// Where an unnamed segment is, for errors.
+pub(super) const MEMORY: &str = "memory";
 const DEFAULT_SIZE: usize = 1 << 20;
 const DEFAULT_PARTICIPANTS: u16 = 128;
 
@@ -154,15 +158,35 @@ impl SegmentOptions {
             .map_err(|minimum| Error::TooSmall { size: self.size, minimum: minimum as usize })
     }
 
-    fn storage_error(&self, e: Errno) -> Error {
-        match e {
-            Errno::ENOSPC | Errno::EFBIG | Errno::ENOMEM | Errno::EDQUOT => {
-                Error::NoSpace { size: self.size, directory: self.directory.clone() }
-            }
-            Errno::EACCES | Errno::EPERM | Errno::EROFS => Error::Permission { path: self.directory.clone() },
-            Errno::ENOENT | Errno::ENOTDIR => Error::NoDirectory { directory: self.directory.clone() },
-            e => Error::Io { action: "create the segment's file", source: e.into() },
+    /// Why there is no file in `place`.
+    fn storage_error(&self, place: &Path, refused: impl Into<Refused>) -> Error {
+        let path = place.to_owned();
+        match refused.into() {
+            Refused::Short(shortage) => Error::NoSpace { size: self.size, directory: path, shortage },
+            Refused::System(Errno::EROFS) => Error::ReadOnly { path },
+            Refused::System(Errno::EACCES | Errno::EPERM) => Error::Permission { path },
+            Refused::System(Errno::ENOENT | Errno::ENOTDIR) => Error::NoDirectory { directory: path },
+            Refused::System(e) => Error::Io { action: "create the segment's file", source: e.into() },
         }
+    }
+
+    /// How much memory a segment that is created now could have, and what ends it: the directory's file system, the machine, a memory
+    /// cgroup of this process, or its limit of the length of files. Others take memory at the same time.
+    ///
+    /// ```
+    /// let room = gimmal::Segment::options().room()?;
+    /// assert!(room.bytes > 1 << 20, "{}", room.bound);
+    /// # Ok::<(), gimmal::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NoDirectory`], [`Error::Permission`], [`Error::Io`].
+    pub fn room(&self) -> Result<Room, Error> {
+        room::in_directory(&self.directory).map_err(|e| match e {
+            Errno::EACCES => Error::Permission { path: self.directory.clone() },
+            Errno::ENOENT | Errno::ENOTDIR => Error::NoDirectory { directory: self.directory.clone() },
+            e => Error::Io { action: "ask how much memory is free", source: e.into() },
+        })
     }
 
     /// See [`Segment::create`].
@@ -175,7 +199,8 @@ impl SegmentOptions {
         if !self.replace && file::identity_at(&name.path()).is_ok() && !self.is_abandoned(&name) {
             return Err(name.exists());
         }
-        let file = file::unnamed(&self.directory, geometry.size, self.mode).map_err(|e| self.storage_error(e))?;
+        let file = file::unnamed(&self.directory, geometry.size, self.mode)
+            .map_err(|e| self.storage_error(&self.directory, e))?;
         let view = View::map(file.as_fd(), geometry, self.access())?;
         view.initialize();
         let path = name.path();
@@ -187,7 +212,9 @@ impl SegmentOptions {
                     Err(e) => return Err(open_error(e, &name)),
                 },
                 Err(Errno::EEXIST) => return Err(name.exists()),
-                Err(e) => return Err(self.storage_error(e)),
+                // All that a name takes is a place for it.
+                Err(Errno::ENOSPC) => return Err(self.storage_error(&self.directory, Refused::Short(Shortage::Files))),
+                Err(e) => return Err(self.storage_error(&self.directory, e)),
             }
         };
         Ok(Segment { attached: Attached::join(view, file, Some(name.clone()), Some(&link), self.sentinel)? })
@@ -250,7 +277,7 @@ impl SegmentOptions {
     /// As there.
     pub fn anonymous(&self) -> Result<Segment, Error> {
         let geometry = self.geometry(FLAG_ANONYMOUS)?;
-        let file = file::sealed_memory(geometry.size).map_err(|e| self.storage_error(e))?;
+        let file = file::sealed_memory(geometry.size).map_err(|e| self.storage_error(Path::new(MEMORY), e))?;
         let view = View::map(file.as_fd(), geometry, self.access())?;
         view.initialize();
         Ok(Segment { attached: Attached::join(view, file, None, Some(&|_| Ok(())), self.sentinel)? })
@@ -352,7 +379,8 @@ fn open_error(e: Errno, name: &Name) -> Error {
         Errno::ENOTDIR => Error::NoDirectory { directory: name.directory().into() },
         Errno::ENOENT if !name.directory().is_dir() => Error::NoDirectory { directory: name.directory().into() },
         Errno::ENOENT => name.not_found(),
-        Errno::EACCES | Errno::EPERM | Errno::EROFS => Error::Permission { path: name.path() },
+        Errno::EROFS => Error::ReadOnly { path: name.path() },
+        Errno::EACCES | Errno::EPERM => Error::Permission { path: name.path() },
         Errno::ELOOP => Error::NotGimmal { reason: "it is a symbolic link" },
         Errno::EISDIR | Errno::ENXIO => Error::NotGimmal { reason: "it is not a regular file" },
         e => Error::Io { action: "open the segment's file", source: e.into() },

@@ -2,15 +2,17 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, FallocateFlags, FcntlArg, OFlag, SealFlag, fallocate, fcntl, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
-use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::{LinkatFlags, UnlinkatFlags, ftruncate, linkat, unlinkat};
+
+use super::room::{self, Refused};
+use crate::shortage::Shortage;
 
 /// What a file is, as far as a segment cares.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,9 +62,13 @@ pub(crate) fn identity_at(path: &Path) -> Result<Identity, Errno> {
 
 /// A file without a name in `directory`, of `size` bytes that are all reserved: running out of room is an error here
 /// and never a SIGBUS later.
-pub(crate) fn unnamed(directory: &Path, size: u64, mode: u32) -> Result<OwnedFd, Errno> {
+pub(crate) fn unnamed(directory: &Path, size: u64, mode: u32) -> Result<OwnedFd, Refused> {
     let mode = Mode::from_bits_truncate(mode);
-    let file = open(directory, OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC, mode)?;
+    let file = open(directory, OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC, mode).map_err(|e| match e {
+        // Nothing but the file itself is asked for.
+        Errno::ENOSPC => Refused::Short(Shortage::Files),
+        e => e.into(),
+    })?;
     // The mode asked for, whatever the umask.
     fchmod(&file, mode)?;
     reserve(&file, size)?;
@@ -70,7 +76,7 @@ pub(crate) fn unnamed(directory: &Path, size: u64, mode: u32) -> Result<OwnedFd,
 }
 
 /// A memfd of `size` reserved bytes that nobody can make shorter any more.
-pub(crate) fn sealed_memory(size: u64) -> Result<OwnedFd, Errno> {
+pub(crate) fn sealed_memory(size: u64) -> Result<OwnedFd, Refused> {
     let file = memfd_create(c"gimmal", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     reserve(&file, size)?;
     fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL))?;
@@ -84,14 +90,19 @@ pub(crate) fn size_is_sealed(file: BorrowedFd<'_>) -> bool {
 }
 
 /// Makes the file at least `size` bytes long. They have no memory yet. Only one at a time may do this.
-pub(crate) fn grow(file: BorrowedFd<'_>, size: u64) -> Result<(), Errno> {
-    let size = i64::try_from(size).map_err(|_| Errno::EFBIG)?;
-    if fstat(file)?.st_size < size { ftruncate(file, size) } else { Ok(()) }
+pub(crate) fn grow(file: BorrowedFd<'_>, size: u64) -> Result<(), Refused> {
+    let length = i64::try_from(size).map_err(|_| Errno::EFBIG)?;
+    if fstat(file)?.st_size >= length {
+        return Ok(());
+    }
+    room::for_length(size)?;
+    Ok(ftruncate(file, length)?)
 }
 
-/// Reserves memory for a part of the file that lies inside it; ENOSPC if there is none.
-pub(crate) fn allocate(file: BorrowedFd<'_>, offset: usize, size: usize) -> Result<(), Errno> {
-    at_last(|| fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset as i64, size as i64))
+/// Reserves memory for a part of the file that lies inside it, if there is some.
+pub(crate) fn allocate(file: BorrowedFd<'_>, offset: usize, size: usize) -> Result<(), Refused> {
+    room::for_more(file, size as u64)?;
+    Ok(at_last(|| fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset as i64, size as i64))?)
 }
 
 /// Gives the memory of a part of the file back to the system; it reads as zeros then.
@@ -110,27 +121,13 @@ fn at_last(call: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
     }
 }
 
-/// Bytes that can be had in the file system of the file.
-pub(crate) fn available(file: BorrowedFd<'_>) -> Result<u64, Errno> {
-    let system = fstatfs(file)?;
-    let memory = memory_available().unwrap_or(u64::MAX);
-    let room = match system.blocks() {
-        // A memfd has no other limit.
-        0 => u64::MAX,
-        _ => system.blocks_available().saturating_mul(system.block_size() as u64),
-    };
-    Ok(room.min(memory))
-}
-
-fn reserve(file: &OwnedFd, size: u64) -> Result<(), Errno> {
-    if !fits(file, size)? {
-        return Err(Errno::ENOSPC);
-    }
+fn reserve(file: &OwnedFd, size: u64) -> Result<(), Refused> {
+    room::for_all(file.as_fd(), size)?;
     let size = i64::try_from(size).map_err(|_| Errno::EFBIG)?;
     // All at once: what is beyond the file system is refused before the first page is taken.
     match fallocate(file, FallocateFlags::empty(), 0, size) {
         Err(Errno::EINTR) => {}
-        result => return result,
+        result => return Ok(result?),
     }
     // A signal makes the kernel give a whole call up; in pieces it gets further each time.
     let mut done = 0;
@@ -144,27 +141,6 @@ fn reserve(file: &OwnedFd, size: u64) -> Result<(), Errno> {
         }
     }
     Ok(())
-}
-
-/// Whether `size` bytes fit into the file system as it is, and, where that is memory, into what is free of it: the kernel
-/// would rather kill processes than refuse pages. A memfd has no other limit.
-fn fits(file: &OwnedFd, size: u64) -> Result<bool, Errno> {
-    let system = fstatfs(file)?;
-    let room = system.blocks_available().saturating_mul(system.block_size() as u64);
-    if system.blocks() > 0 && size > room {
-        return Ok(false);
-    }
-    Ok(system.filesystem_type() != TMPFS_MAGIC || memory_available().is_none_or(|available| size <= available))
-}
-
-/// Bytes of memory and swap that can be had without hardship, if /proc tells.
-fn memory_available() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kibibytes = |name: &str| -> Option<u64> {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim_start_matches(':').split_whitespace().next()?.parse().ok()
-    };
-    Some((kibibytes("MemAvailable")? + kibibytes("SwapFree").unwrap_or(0)).saturating_mul(1024))
 }
 
 /// Gives the unnamed `file` its name; EEXIST if somebody else was first.

@@ -90,6 +90,11 @@ impl Part {
         Ok(part)
     }
 
+    /// Whether so much address space can be had.
+    pub(crate) fn try_space(size: usize) -> Result<(), Errno> {
+        Self::reserve(size).map(drop)
+    }
+
     /// Address space without anything behind it.
     fn reserve(size: usize) -> Result<Self, Errno> {
         let size = NonZeroUsize::new(size).ok_or(Errno::EINVAL)?;

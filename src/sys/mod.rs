@@ -1,8 +1,9 @@
-//! System calls: the only folder that names `nix`, `libc` or `memmap2`. Thin, typed, without policy.
+//! System calls: the only folder that names `nix`, `libc` or `memmap2`. Thin and typed.
 
 pub(crate) use nix::errno::Errno;
 
 pub(crate) mod bell;
+mod cgroup;
 pub(crate) mod clock;
 pub(crate) mod file;
 pub(crate) mod fork;
@@ -12,4 +13,5 @@ pub(crate) mod map;
 pub(crate) mod membarrier;
 pub(crate) mod process;
 pub(crate) mod robust;
+pub(crate) mod room;
 pub(crate) mod thread;

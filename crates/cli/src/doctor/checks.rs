@@ -1,6 +1,6 @@
 //! The checks, one function each, in the order in which they are shown.
 
-use gimmal::Segment;
+use gimmal::{Segment, Shortage};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::libc;
@@ -37,6 +37,7 @@ pub fn all() -> Vec<Check> {
         named_segments(&directory),
         file_system(&directory),
         room(&directory),
+        memory_room(),
         open_files(),
         pid_namespace(),
         abandoned(),
@@ -295,6 +296,29 @@ fn room(directory: &Path) -> Check {
     };
     let found = format!("{} free of {} in {}", bytes(free), bytes(size), directory.display());
     Check::new("room", found, status, meaning)
+}
+
+fn memory_room() -> Check {
+    let room = match Segment::options().room() {
+        Ok(room) => room,
+        Err(error) => return Check::new("memory", error, Warn, "It is not known how much of it can be had."),
+    };
+    let found = match &room.bound {
+        Shortage::Cgroup { path, .. } => format!("{} in {}", bytes(room.bytes), path.display()),
+        _ => bytes(room.bytes),
+    };
+    let (status, meaning) = match (&room.bound, room.bytes) {
+        (Shortage::Cgroup { .. }, 0..=SMALL) => {
+            (Warn, "The memory cgroup has little left: raise its limit (docker run --memory, MemoryMax=).")
+        }
+        (Shortage::Cgroup { .. }, _) => {
+            (Fine, "What the memory cgroup does not have is refused, before the kernel kills.")
+        }
+        (Shortage::FileSize { .. }, _) => (Warn, "The limit of the length of files (ulimit -f) ends it: raise it."),
+        (_, 0..=SMALL) => (Warn, "Little is left: see what uses it (gimmal ls), and try gimmal clean."),
+        _ => (Fine, "What the file system or the machine does not have is refused."),
+    };
+    Check::new("memory", found, status, meaning)
 }
 
 fn open_files() -> Check {

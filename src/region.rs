@@ -48,6 +48,14 @@ impl Region {
         Some(pages.with_source(source))
     }
 
+    /// Bytes of memory that the chunks of `ring` have.
+    pub(crate) fn memory(ring: &Ring, header: NonNull<Header>) -> u64 {
+        // It only looks at words.
+        let Some(pages) = Self::pages(ring, header, FenceMode::Full) else { return 0 };
+        let slot = ring.stride + if ring.data.is_some() { ring.block } else { 0 };
+        pages.count_taken().saturating_mul(slot as u64).saturating_mul(pages.len())
+    }
+
     /// `None` if the slots lie in the segment.
     pub(crate) fn new(file: BorrowedFd<'_>, ring: &Ring) -> Result<Option<(Self, NonNull<u8>)>, Error> {
         let Some(map) = Self::map(file, ring)? else { return Ok(None) };

@@ -554,3 +554,26 @@ fn who_is_stopped_while_it_looks_keeps_memory_and_nothing_else() {
     println!("it was stopped while it looked {in_vain} times of 20");
     kill_and_reap(&mut counter);
 }
+
+#[test]
+fn a_snapshot_says_how_much_memory_there_is_as_du_does() {
+    let segment = Segment::options().size(1 << 20).anonymous().unwrap();
+    let numbers = QueueOptions::new().unbounded(64 << 20).create::<u64>(&segment, "numbers").unwrap();
+    let texts = QueueOptions::new().unbounded(64 << 20).create::<[u8]>(&segment, "texts").unwrap();
+    let (numbers, texts) = ((numbers.sender().unwrap(), numbers.receiver().unwrap()), texts.sender().unwrap());
+    let check = || {
+        let snapshot = segment.snapshot().unwrap();
+        assert_eq!((snapshot.size, snapshot.memory), (1 << 20, memory(&segment)));
+        let of_objects: Vec<u64> = snapshot.objects.iter().map(|object| object.memory - object.bytes as u64).collect();
+        // The kernel may take memory in larger pieces than it was asked for.
+        assert!(of_objects.iter().sum::<u64>() <= snapshot.memory - MIB, "{of_objects:?}");
+        of_objects
+    };
+    assert_eq!(check(), [0, 0]);
+    (0..1_000_000).for_each(|n| numbers.0.send(n).unwrap());
+    (0..5_000).for_each(|_| texts.send(&[7; 1000]).unwrap());
+    let full = check();
+    assert!(full[0] >= 16_000_000 && full[1] >= 5_000_000, "{full:?}");
+    assert_eq!(numbers.1.try_iter().count(), 1_000_000);
+    assert!(check()[0] < 5 * MIB);
+}

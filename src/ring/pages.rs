@@ -388,6 +388,11 @@ impl Pages {
         looks_not(now) || looks_not(looking.fetch_or(IN_VAIN, Ordering::Acquire))
     }
 
+    /// How many chunks have memory, perhaps. A moment's count.
+    pub(crate) fn count_taken(&self) -> u64 {
+        (0..self.chunks()).filter(|&chunk| self.word(chunk).load(Ordering::Relaxed) & STATE != ABSENT).count() as u64
+    }
+
     /// Where every chunk begins that is open, but no more than have memory. The caller looks.
     pub(crate) fn open_ones(&self) -> impl Iterator<Item = u64> + '_ {
         let open = (0..self.chunks()).filter_map(|index| {

@@ -11,7 +11,7 @@ use crate::layout::FLAG_PERSIST;
 use crate::object::{Kind, Object};
 use crate::primitive::Ordering;
 use crate::ring::spsc;
-use crate::sys::clock;
+use crate::sys::{clock, file};
 
 /// A living participant.
 #[derive(Clone, Debug)]
@@ -64,6 +64,8 @@ pub struct ObjectInfo {
     pub closed: Option<bool>,
     /// Bytes in the segment.
     pub bytes: usize,
+    /// Bytes of memory that it has: a queue without a bound takes more behind the segment.
+    pub memory: u64,
 }
 
 /// A moment of a segment. Processes come and go and messages flow while it is taken, so its parts may be from slightly
@@ -73,8 +75,10 @@ pub struct ObjectInfo {
 pub struct Snapshot {
     /// The segment's name; `None` for an unnamed one.
     pub name: Option<String>,
-    /// Bytes of the whole segment.
+    /// Bytes of the whole segment, without what queues without a bound take.
     pub size: usize,
+    /// Bytes of memory that it has, with that.
+    pub memory: u64,
     /// Bytes in use, tables included.
     pub used: usize,
     /// Whether it outlives its participants.
@@ -143,6 +147,7 @@ pub(super) fn of_view(view: &View, file: BorrowedFd<'_>, name: Option<&str>) -> 
     Ok(Snapshot {
         name: name.map(str::to_owned),
         size: geometry.size as usize,
+        memory: file::status(file).map_or(geometry.size, |status| status.memory),
         used,
         persist: geometry.has(FLAG_PERSIST),
         asymmetric_fences: geometry.fence == 1,
@@ -176,5 +181,6 @@ fn info(view: &View, file: BorrowedFd<'_>, object: &Object) -> ObjectInfo {
         depth: depth.collect(),
         closed,
         bytes: object.bytes,
+        memory: view.rings(object).map(|ring| ring.memory()).fold(object.bytes as u64, u64::saturating_add),
     }
 }

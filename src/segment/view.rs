@@ -289,6 +289,11 @@ pub(crate) struct RingView<'a> {
 }
 
 impl RingView<'_> {
+    /// Bytes of memory that it has behind the segment.
+    pub(crate) fn memory(&self) -> u64 {
+        Region::memory(&self.ring, NonNull::from(self.header))
+    }
+
     /// The words of an MPMC ring, and what keeps them mapped. Those of a queue without a bound are part of `file`, but not of this
     /// view.
     pub(crate) fn words(&self, file: BorrowedFd<'_>) -> Result<(Words, Option<Part>), Error> {

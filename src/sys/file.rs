@@ -30,6 +30,8 @@ impl Identity {
 /// One answer of `fstat`.
 pub(crate) struct Status {
     pub(crate) size: u64,
+    /// Bytes of memory that it has, as `du` counts.
+    pub(crate) memory: u64,
     pub(crate) regular: bool,
     pub(crate) linked: bool,
     /// Bytes that have memory.
@@ -43,6 +45,7 @@ impl From<FileStat> for Status {
     fn from(s: FileStat) -> Self {
         Self {
             size: s.st_size.max(0) as u64,
+            memory: (s.st_blocks.max(0) as u64).saturating_mul(512),
             regular: s.st_mode & nix::libc::S_IFMT == nix::libc::S_IFREG,
             linked: s.st_nlink > 0,
             allocated: s.st_blocks.max(0) as u64 * 512,

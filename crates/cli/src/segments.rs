@@ -39,7 +39,7 @@ pub fn ls(as_json: bool) -> Result<ExitCode> {
                 };
                 table.row([
                     &listed.name,
-                    &bytes(s.size as u64),
+                    &bytes(s.memory),
                     &bytes(s.used as u64),
                     &s.objects.len(),
                     &alive,
@@ -64,9 +64,10 @@ pub fn stat(name: &str, as_json: bool) -> Result<ExitCode> {
     }
 
     let mut text = format!(
-        "segment {name}: {} of {} used, created {} ago, {}\n\n",
+        "segment {name}: {} of {} used, {} of memory, created {} ago, {}\n\n",
         bytes(s.used as u64),
         bytes(s.size as u64),
+        bytes(s.memory),
         age(s.created),
         match s.persist {
             true => "stays until it is removed",
@@ -105,7 +106,7 @@ pub fn stat(name: &str, as_json: bool) -> Result<ExitCode> {
             &o.element.escape_debug(),
             &o.capacity,
             &depth,
-            &bytes(o.bytes as u64),
+            &bytes(o.memory),
             &state,
         ]);
     }
@@ -174,12 +175,14 @@ fn snapshot_json(name: &str, s: &Snapshot) -> Value {
             "capacity": o.capacity,
             "depth": o.depth,
             "bytes": o.bytes,
+            "memory": o.memory,
             "closed": o.closed,
         })
     };
     json!({
         "name": name,
         "size": s.size,
+        "memory": s.memory,
         "used": s.used,
         "persist": s.persist,
         "asymmetric_fences": s.asymmetric_fences,

@@ -1,7 +1,7 @@
 //! `gimmal ls`, `stat`, `rm`, `clean`, `doctor` and `demo`, as a user or a script sees them.
 
 use gimmal::process::{self, Context, Outcome, Process};
-use gimmal::{Array, Queue, Segment, entries};
+use gimmal::{Array, Queue, QueueOptions, Segment, entries};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -174,6 +174,27 @@ fn clean_removes_what_nobody_uses_and_nothing_else() {
 }
 
 #[test]
+fn sizes_are_those_of_du_also_of_queues_without_a_bound() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = Directory::new("sizes");
+    let segment = dir.create("large");
+    let queue = QueueOptions::new().unbounded(64 << 20).create::<[u8]>(&segment, "jobs").unwrap();
+    let sender = queue.sender().unwrap();
+    (0..9 << 10).for_each(|_| sender.send(&[7; 1024]).unwrap());
+    let memory = fs::metadata(dir.0.join("gimmal.large")).unwrap().blocks() * 512;
+    assert!(memory > 9 << 20);
+
+    let json = dir.json(&["ls"]);
+    assert_eq!((&json[0]["size"], &json[0]["memory"]), (&json!(1 << 20), &json!(memory)));
+    assert!(json[0]["objects"][0]["memory"].as_u64().unwrap() > 9 << 20, "{json}");
+    let shown = format!("{:.2} MiB", memory as f64 / f64::from(1 << 20));
+    for command in [&["ls"][..], &["stat", "large"]] {
+        let text = dir.text(command);
+        assert!(text.contains(&shown), "{shown}: {text}");
+    }
+}
+
+#[test]
 fn doctor_says_what_each_finding_means() {
     create_and_die_when_asked();
     let dir = Directory::new("doctor");
@@ -191,6 +212,7 @@ fn doctor_says_what_each_finding_means() {
     let segments = checks.iter().find(|check| check["name"] == "segments").unwrap();
     assert_eq!(segments["status"], "warn");
     assert_eq!(segments["found"], "1, 1 of them abandoned");
+    assert!(checks.iter().any(|check| check["name"] == "memory"), "{report:#}");
     let text = dir.text(&["doctor"]);
     assert_eq!(text.lines().count(), checks.len() + 1);
     assert!(!dir.0.read_dir().unwrap().any(|entry| entry.unwrap().file_name() != "gimmal.old"), "it leaves nothing");

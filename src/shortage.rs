@@ -95,3 +95,50 @@ pub(crate) fn advice(source: &std::io::Error) -> &'static str {
         _ => "",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+
+    /// What files and mappings can be refused with, apart from what an error of its own is made of, and what helps then.
+    #[test]
+    fn errors_of_the_system_say_what_helps() {
+        let known = [
+            (Errno::EMFILE, "ulimit -n"),
+            (Errno::ENFILE, "fs.file-max"),
+            (Errno::EAGAIN, "ulimit -l"),
+            (Errno::EFBIG, "ask for less"),
+            (Errno::EOPNOTSUPP, "GIMMAL_DIR"),
+            (Errno::EISDIR, "GIMMAL_DIR"),
+            (Errno::EPERM, "seccomp"),
+            (Errno::ENOSYS, "gimmal doctor"),
+            (Errno::ENOLCK, "tmpfs"),
+            (Errno::EIO, "kernel's log"),
+            (Errno::ENOMEM, if limit_of_address_space().is_some() { "ulimit -v" } else { "vm.max_map_count" }),
+        ];
+        for (errno, words) in known {
+            let error = Error::Io { action: "map the segment", source: errno.into() }.to_string();
+            assert!(error.starts_with("could not map the segment: ") && error.contains(words), "{error}");
+        }
+        let other = Error::Io { action: "go on", source: std::io::Error::other("it rains") };
+        assert_eq!(other.to_string(), "could not go on: it rains");
+    }
+
+    #[test]
+    fn every_shortage_says_what_to_do() {
+        let group = Shortage::Cgroup { path: "/sys/fs/cgroup/a".into(), available: 7 };
+        let all = [
+            (Shortage::FileSystem, "gimmal clean"),
+            (Shortage::Files, "nr_inodes"),
+            (Shortage::Quota, "quota"),
+            (Shortage::Memory, "free some"),
+            (group, "/sys/fs/cgroup/a has 7 bytes"),
+            (Shortage::FileSize { limit: 1 }, "ulimit -f"),
+        ];
+        for (shortage, words) in all {
+            let error = Error::NoSpace { size: 12, directory: "/dev/shm".into(), shortage }.to_string();
+            assert!(error.starts_with("no room for 12 bytes in /dev/shm: ") && error.contains(words), "{error}");
+        }
+    }
+}

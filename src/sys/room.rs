@@ -160,3 +160,34 @@ fn memory_available() -> Option<Room> {
         .map(|cgroup::Room { available, path }| Room { bytes: available, bound: Shortage::Cgroup { path, available } });
     group.into_iter().chain([machine]).min_by_key(|room| room.bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_little_is_told_from_what_fails() {
+        let short = |e: Errno| match Refused::from(e) {
+            Refused::Short(shortage) => Some(shortage),
+            Refused::System(_) => None,
+        };
+        assert_eq!(short(Errno::ENOSPC), Some(Shortage::FileSystem));
+        assert_eq!(short(Errno::EDQUOT), Some(Shortage::Quota));
+        assert_eq!(short(Errno::ENOMEM), Some(Shortage::Memory));
+        for errno in [Errno::EROFS, Errno::EMFILE, Errno::EACCES, Errno::EFBIG, Errno::EOPNOTSUPP] {
+            assert_eq!(Refused::from(errno), Refused::System(errno));
+        }
+    }
+
+    #[test]
+    fn no_part_of_a_file_is_taken_beyond_what_the_machine_has() {
+        let file = crate::sys::file::sealed_memory(4096).unwrap();
+        use std::os::fd::AsFd;
+        for _ in 0..3 {
+            assert_eq!(for_more(file.as_fd(), 4096), Ok(()));
+            let refused = for_more(file.as_fd(), 1 << 60);
+            assert!(matches!(&refused, Err(Refused::Short(Shortage::Memory | Shortage::Cgroup { .. }))), "{refused:?}");
+            assert!(matches!(for_all(file.as_fd(), 1 << 60), Err(Refused::Short(_))));
+        }
+    }
+}

@@ -210,7 +210,7 @@ struct Group(PathBuf);
 impl Group {
     fn new(limit: u64) -> io::Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-        let tops = mounts.lines().filter_map(|line| {
+        let mut tops = mounts.lines().filter_map(|line| {
             let (mount, file_system) = line.split_once(" - ")?;
             let top = PathBuf::from(mount.split(' ').nth(4)?);
             if file_system.starts_with("cgroup ") && file_system.ends_with("memory") {
@@ -219,7 +219,7 @@ impl Group {
             let enabled = fs::read_to_string(top.join("cgroup.subtree_control")).unwrap_or_default();
             enabled.split_whitespace().any(|controller| controller == "memory").then_some((top, "memory.max"))
         });
-        let (top, file) = tops.last().ok_or(io::Error::other("no memory cgroups are mounted"))?;
+        let (top, file) = tops.next_back().ok_or(io::Error::other("no memory cgroups are mounted"))?;
         let group = Self(top.join(format!("gimmal-t-limits-{}", std::process::id())));
         fs::create_dir(&group.0)?;
         fs::write(group.0.join(file), limit.to_string())?;

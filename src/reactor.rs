@@ -53,10 +53,10 @@ use std::sync::Arc;
 
 use crate::deadline::Deadline;
 use crate::event::{Armed, Event, LOOK, Slept, Surroundings};
+use crate::mutex::Mutex;
 use crate::primitive::private::{AtomicU8, AtomicU32, AtomicUsize};
 use crate::primitive::{FenceMode, FutexWord, Ordering, heavy_fence};
 use crate::segment::{Attached, view::View};
-use crate::mutex::Mutex;
 use crate::sys::bell;
 use crate::sys::futex::{self, WAITV_MAX, Words};
 use crate::sys::thread::spawn_quiet;

@@ -43,15 +43,19 @@ impl Region {
         // SAFETY: by the caller's word.
         let file = unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) };
         let source = Source { file, chunk: (slot as u64) << unbounded.shift };
+        Self::words(ring, header, mode).map(|pages| pages.with_source(source))
+    }
+
+    fn words(ring: &Ring, header: NonNull<Header>, mode: FenceMode) -> Option<Pages> {
+        let shift = ring.unbounded?.shift;
         // SAFETY: the chunk words of a checked object lie behind its header; it has more than one chunk.
-        let pages = unsafe { Pages::new(header, unbounded.shift, ring.slots.trailing_zeros(), mode) };
-        Some(pages.with_source(source))
+        Some(unsafe { Pages::new(header, shift, ring.slots.trailing_zeros(), mode) })
     }
 
     /// Bytes of memory that the chunks of `ring` have.
     pub(crate) fn memory(ring: &Ring, header: NonNull<Header>) -> u64 {
-        // It only looks at words.
-        let Some(pages) = Self::pages(ring, header, FenceMode::Full) else { return 0 };
+        // Fences are for those who look at slots.
+        let Some(pages) = Self::words(ring, header, FenceMode::Full) else { return 0 };
         let slot = ring.stride + if ring.data.is_some() { ring.block } else { 0 };
         pages.count_taken().saturating_mul(slot as u64).saturating_mul(pages.len())
     }

@@ -9,9 +9,9 @@
 
 use super::{NAME, STATE, call, enroll};
 use crate::deadline::Deadline;
+use crate::mutex::Mutex;
 use crate::primitive::private::AtomicBool;
 use crate::primitive::{AtomicU32, FutexWord, Ordering};
-use crate::mutex::Mutex;
 use crate::sys::futex::{WAITV_MAX, Words};
 use crate::sys::thread;
 

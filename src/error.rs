@@ -69,6 +69,19 @@ pub enum Error {
         /// The file or directory.
         path: PathBuf,
     },
+    /// The name of a segment cannot be removed: the directory leaves that to the owner of the file (it is sticky, as
+    /// `/dev/shm` is).
+    NotRemovable {
+        /// The file.
+        path: PathBuf,
+        /// The user id of its owner.
+        owner: u32,
+        /// What else there is to know.
+        reason: String,
+    },
+    /// This process was forked from participants of a segment that has ended since: the last of them left, or all
+    /// were dead, before this process had used it. Its name is free, or leads to another segment by now.
+    Ended,
     /// The file is not a gimmal segment.
     NotGimmal {
         /// What it is instead.
@@ -244,6 +257,12 @@ impl fmt::Display for Error {
                 "{} is on a file system that is mounted read-only: mount it read-write, or name another directory (GIMMAL_DIR, SegmentOptions::directory)",
                 path.display()
             ),
+            Self::NotRemovable { path, owner, reason } => {
+                write!(f, "only user {owner}, who owns {}, or root may remove it: {reason}", path.display())
+            }
+            Self::Ended => f.write_str(
+                "the segment has ended: its last participant was gone before this forked process used it; open it anew, by its name, after the fork",
+            ),
             Self::NotGimmal { reason } => write!(f, "not a gimmal segment: {reason}"),
             Self::Truncated { expected, found } => write!(
                 f,
@@ -251,7 +270,7 @@ impl fmt::Display for Error {
             ),
             Self::Version { expected, found } => write!(
                 f,
-                "the segment has layout version {found} and this program speaks {expected}: build both sides from compatible releases of gimmal"
+                "the segment has layout version {found} and this program speaks {expected}: build both sides from compatible releases of gimmal, or end those who use it (if it is to stay, gimmal rm removes it), and it is made anew"
             ),
             Self::Target { expected, found } => write!(
                 f,

@@ -408,7 +408,7 @@ impl<T: Pod> Latest<T> {
     fn write(&self, deadline: Option<Deadline>, value: &T) -> Result<Option<Claim>, Error> {
         let (owner, buffers) = (self.attached.id(), self.buffers());
         if owner == 0 {
-            return Err(Attached::detached());
+            return Err(self.attached.detached());
         }
         if let Some(claim) = buffers.write(owner, bytemuck::bytes_of(value)) {
             return Ok(Some(claim));

@@ -2,6 +2,11 @@
 //!
 //! Changing anything here changes [`VERSION`], the golden-bytes test and CHANGELOG.md in the same commit.
 //!
+//! *What no version may change*, so that any program can tell of any segment whether somebody lives in it or it is to
+//! stay, and heals it if neither is so (`src/segment/names.rs`): the first 8 bytes are [`MAGIC`]; bit 0 of the byte
+//! at 24 is [`FLAG_PERSIST`]; byte 2^62 of the file is the admission lock; each participant holds a lock on one of
+//! the bytes from 2^62 + 1 to 2^62 + 32,767 for as long as it lives.
+//!
 //! ```text
 //! 0                SegmentHeader (512 bytes)
 //! life_words       (max_participants + 1) × 16 bytes: two futex words per participant id, marked by the kernel at its death
@@ -76,7 +81,8 @@ impl<T> core::ops::Deref for Line<T> {
 /// Bytes of a participant's life words: two, each in the place of a node of a robust list.
 pub(crate) const LIFE_BYTES: usize = 16;
 
-/// The part of the header that is written once, before the segment has a name, and copied once by everybody who opens it.
+/// The part of the header that is written once, before anybody may join, and copied once by everybody who opens it.
+/// Of the flags, [`FLAG_PERSIST`] comes last.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
 pub(crate) struct Geometry {
@@ -93,15 +99,35 @@ pub(crate) struct Geometry {
     pub(crate) participants: u64,
     pub(crate) directory: u64,
     pub(crate) heap: u64,
-    /// Nanoseconds since 1970.
+    /// Nanoseconds since 1970; of segments that lived in the same file one after the other, no two have the same.
     pub(crate) created: u64,
+}
+
+/// What becomes of a segment's name, other than by somebody who knows nothing of segments. Written under the
+/// admission lock.
+pub(crate) mod fate {
+    /// It was removed on purpose: by `unlink`, or by `create` in place of another. Those in the segment go on.
+    pub(crate) const UNLINKED: u32 = 1;
+    /// It is about to be removed because nobody is left: whoever comes later, a fork child of the dead, must not go on.
+    pub(crate) const ENDED: u32 = 2;
+}
+/// Where that is written.
+pub(crate) const FATE_OFFSET: usize = 80;
+
+/// The first line of every segment.
+#[cfg(not(loom))]
+#[repr(C)]
+pub(crate) struct Top {
+    pub(crate) geometry: Geometry,
+    /// See [`fate`]; 0 at first.
+    pub(crate) fate: AtomicU32,
 }
 
 /// Offset 0 of every segment.
 #[cfg(not(loom))]
 #[repr(C)]
 pub(crate) struct SegmentHeader {
-    pub(crate) geometry: Line<Geometry>,
+    pub(crate) top: Line<Top>,
     /// Bumped when a sentinel begins to answer for somebody, and at every join, leave and repair. Sentinels and watchers
     /// sleep on it.
     pub(crate) membership: Line<FutexWord>,
@@ -220,6 +246,8 @@ pub(crate) struct EntryFields {
 const _: () = {
     use core::mem::{align_of, offset_of, size_of};
     assert!(size_of::<Geometry>() == 80);
+    assert!(offset_of!(Geometry, flags) == 24);
+    assert!(offset_of!(Top, fate) == FATE_OFFSET);
     assert!(size_of::<SegmentHeader>() == 512);
     assert!(offset_of!(SegmentHeader, membership) == 128);
     assert!(offset_of!(SegmentHeader, admission) == 256);

@@ -386,7 +386,7 @@ struct Endpoint<M: Message + ?Sized> {
 impl<M: Message + ?Sized> Endpoint<M> {
     fn new(queue: &Queue<M>, side: Side) -> Result<Self, Error> {
         if queue.channel.attached().id() == 0 {
-            return Err(Attached::detached());
+            return Err(queue.channel.attached().detached());
         }
         Ok(Self::at(queue.clone(), Cursor::default(), side))
     }

@@ -247,7 +247,7 @@ impl<M: Message + ?Sized> Endpoint<M> {
         loop {
             let token = attached.token();
             if token == Token::NOBODY {
-                return Err(Attached::detached());
+                return Err(attached.detached());
             }
             match seat.take(token.id(), std::process::id()) {
                 Ok(before) => {

@@ -374,13 +374,15 @@ fn be_nobody(context: &Context) -> Outcome {
     assert_eq!(options.inspect("readable")?.participants.len(), 1);
     provoke!(&home, words, options.open("readable"), Error::Permission { .. });
 
-    // Abandoned by the dead, in a directory where only the owner of a name may remove it.
+    // Abandoned by the dead, in a directory where only the owner of a name may remove it. More of this: `names.rs`.
     let sticky = std::mem::ManuallyDrop::new(Home(home.join("sticky")));
     let options = sticky.options();
-    provoke!(&sticky, ["permission denied"], options.open("dead"), Error::Permission { .. });
-    provoke!(&sticky, ["permission denied"], options.open_or_create("dead"), Error::Permission { .. });
-    provoke!(&sticky, ["\"dead\"", "exists"], options.create("dead"), Error::Exists { .. });
-    provoke!(&sticky, ["permission denied"], options.clone().replace(true).create("dead"), Error::Permission { .. });
+    provoke!(&sticky, ["\"dead\"", "does not exist"], options.open("dead"), Error::NotFound { .. });
+    let words = ["user 0", "/gimmal.dead", "root", "nobody uses it", "0o666"];
+    provoke!(&sticky, words, options.open_or_create("dead"), Error::NotRemovable { owner: 0, .. });
+    provoke!(&sticky, words, options.create("dead"), Error::NotRemovable { .. });
+    provoke!(&sticky, words, options.clone().replace(true).create("dead"), Error::NotRemovable { .. });
+    provoke!(&sticky, words[..3], options.unlink("dead"), Error::NotRemovable { path, .. } if path.ends_with("gimmal.dead"));
     assert_eq!(options.clean()?, [""; 0], "what is still there was not removed");
     assert!(sticky.file("dead").exists());
     let list = home.options().directory(home.join("closed")).list();
@@ -508,7 +510,7 @@ fn a_file_that_was_cut_is_refused() {
         provoke!(&home, words, home.options().inspect("cut"), Error::Truncated { .. });
     }
     // So short that not even the header is there.
-    for length in [8, 9, 80, 511] {
+    for length in [80, 511] {
         fs::write(home.file("cut"), &bytes[..length as usize]).unwrap();
         provoke!(&home, ["512", &*length.to_string()], home.options().open("cut"),
             Error::Truncated { expected: 512, found } if *found == length);
@@ -550,7 +552,7 @@ fn a_header_that_contradicts_itself_is_refused() {
     let offset = |at: usize, n: u64| (at, n.to_le_bytes().to_vec());
     let heap = u64::from_le_bytes(bytes[64..72].try_into().unwrap());
     let patches = [
-        number(24, 4),
+        number(24, 5),
         number(24, u32::MAX), // flags
         number(28, 2),
         number(28, u32::MAX), // fences
@@ -586,7 +588,7 @@ fn a_header_that_contradicts_itself_is_refused() {
         assert_eq!(home.options().clean().unwrap(), [""; 0]);
     }
     // One that says it has no name.
-    fs::write(home.file("other"), patched(&bytes, 24, &[2])).unwrap();
+    fs::write(home.file("other"), patched(&bytes, 24, &[3])).unwrap();
     provoke!(&home, ["corrupt", "unnamed"], home.options().open("other"), Error::Corrupt { .. });
 }
 

@@ -222,6 +222,61 @@ fn a_child_goes_on_after_the_name_is_removed() {
     assert_eq!(value.receiver().unwrap().recv(), Ok(5));
 }
 
+/// Opens, forks and leaves, as a program does that becomes a daemon. The parent leaves in peace or ends as it is.
+fn become_a_daemon(name: &str, leaves: bool, there: impl Fn(&Queue<u64>, &Segment)) {
+    let (gone, over) = (Step::new(), Step::new());
+    let parent = in_child(|| {
+        let segment = Segment::create(name).unwrap();
+        let queue = Queue::<u64>::create(&segment, "queue", 8).unwrap();
+        queue.sender().unwrap().send(3).unwrap();
+        in_child(|| {
+            gone.wait();
+            there(&queue, &segment);
+            over.done();
+        });
+        if leaves { drop((queue, segment)) } else { std::mem::forget((queue, segment)) }
+    });
+    reap(parent);
+    gone.done();
+    over.wait();
+}
+
+fn a_child_whose_segment_has_ended_is_told_so() {
+    let name = format!("t-fork-{}-ended", std::process::id());
+    become_a_daemon(&name, true, |queue, segment| {
+        assert!(matches!(Segment::open(&name), Err(Error::NotFound { .. })), "the name went with the last");
+        let another = Segment::create(&name).unwrap();
+        for error in [
+            queue.receiver().map(drop),
+            queue.sender().map(drop),
+            Queue::<u64>::open(segment, "queue").map(drop),
+            Value::<u8>::create(segment, "value", 0).map(drop),
+            segment.recover().map(drop),
+        ] {
+            let error = error.expect_err("what nobody can find any more");
+            assert!(matches!(error, Error::Ended) && error.to_string().contains("ended"), "{error:?}");
+        }
+        assert_eq!(another.peers().len(), 1);
+    });
+    // All are dead, and the next one who comes by that name removes it before the child has acted.
+    become_a_daemon(&name, false, |queue, _| {
+        let another = Segment::open_or_create(&name).unwrap();
+        assert!(matches!(queue.receiver(), Err(Error::Ended)));
+        assert!(another.snapshot().unwrap().objects.is_empty());
+    });
+}
+
+fn a_child_of_the_dead_goes_on_if_it_is_the_first_to_come() {
+    let name = format!("t-fork-{}-daemon", std::process::id());
+    become_a_daemon(&name, false, |queue, segment| {
+        assert_eq!(queue.receiver().unwrap().recv(), Ok(3));
+        let same = Segment::open(&name).expect("its name is there");
+        assert_eq!(same.peers().len(), 2);
+        assert!(segment.is_linked() && same.is_linked());
+        Segment::unlink(&name).unwrap();
+    });
+}
+
 fn a_child_forgets_what_its_parent_had_in_hand() {
     let segment = Segment::anonymous().unwrap();
     let queue = QueueOptions::new().capacity(4096).keep_waiting(true).create_spsc::<[u8]>(&segment, "queue").unwrap();
@@ -423,6 +478,11 @@ fn main() {
         (
             "a_child_that_is_nobody_sees_nothing_of_an_unbounded_queue",
             a_child_that_is_nobody_sees_nothing_of_an_unbounded_queue,
+        ),
+        ("a_child_whose_segment_has_ended_is_told_so", a_child_whose_segment_has_ended_is_told_so),
+        (
+            "a_child_of_the_dead_goes_on_if_it_is_the_first_to_come",
+            a_child_of_the_dead_goes_on_if_it_is_the_first_to_come,
         ),
         ("a_child_is_a_participant_of_its_own", a_child_is_a_participant_of_its_own),
         ("a_fork_in_the_middle_of_a_change_is_two_changes", a_fork_in_the_middle_of_a_change_is_two_changes),

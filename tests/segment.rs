@@ -1025,6 +1025,33 @@ fn a_wait_in_a_segment_whose_name_is_gone_ends_as_any_other() {
     assert!(value.wait_while_timeout(Duration::from_millis(1), |v| v == 1).is_err());
 }
 
+/// As logind does to the files of a user who logs out.
+#[test]
+fn a_segment_that_has_lost_its_file_is_found_again_where_it_is_held() {
+    let home = Home::new("lost");
+    let segment = home.options().create("s").unwrap();
+    let value = Value::<u32>::create(&segment, "value", 7).unwrap();
+    assert!(segment.is_linked() && Segment::anonymous().unwrap().is_linked());
+    fs::remove_file(home.join("gimmal.s")).unwrap();
+    assert!(!segment.is_linked());
+    for again in [home.options().open("s"), home.options().open_or_create("s")] {
+        assert_eq!(Value::<u32>::open(&again.unwrap(), "value").unwrap().load(Relaxed), 7);
+    }
+    assert_eq!((segment.peers().len(), home.files().len()), (1, 0));
+    assert!(is_not_found(home.options().open("t")), "another name");
+    // Another process has made one that lives: everybody's now.
+    let other = home.options().create("s").unwrap();
+    assert!(is_not_found(Value::<u32>::open(&home.options().open("s").unwrap(), "value")));
+    drop(other);
+    assert!(Value::<u32>::open(&home.options().open("s").unwrap(), "value").is_ok());
+    drop((segment, value));
+    assert!(is_not_found(home.options().open("s")), "nobody holds it");
+    // What was removed on purpose is not found again.
+    let segment = home.options().create("s").unwrap();
+    home.options().unlink("s").unwrap();
+    assert!(!segment.is_linked() && is_not_found(home.options().open("s")));
+}
+
 /// Refused before a page is taken: where /dev/shm is as large as the memory, running into its end would be the end of
 /// somebody else. The far end of the scale only, which nothing could begin to allocate in the time of this test.
 #[test]

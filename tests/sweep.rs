@@ -221,6 +221,11 @@ fn table() -> Vec<Row> {
     rows.push(row("create a segment", "in place of another", Naming::Replace));
     rows.push(row("leave", "as the last", Naming::LastLeaves));
     rows.push(row("open a segment", "of the dead", Naming::OpenAbandoned));
+    if nix::unistd::geteuid().is_root() {
+        rows.push(row("take a dead segment over", "", Naming::TakeOver));
+        rows.push(row("take a dead segment over", "to stay", Naming::TakeOverToStay));
+        rows.push(row("leave", "as the last of strangers", Naming::LastOfStrangersLeaves));
+    }
     rows.sort_by_key(|row| row.operation);
     rows
 }

@@ -166,7 +166,7 @@ impl Pages {
         if let Some(Source { file, chunk }) = self.source
             && let Ok(status) = crate::sys::file::status(file)
         {
-            return (status.allocated / chunk).min(self.chunks());
+            return (status.memory / chunk).min(self.chunks());
         }
         self.chunks()
     }

@@ -8,10 +8,9 @@ use super::view::View;
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::primitive::{FutexWord, Ordering};
-use crate::sys::{Errno, lease};
+use crate::sys::Errno;
+use crate::sys::lease::{self, ADMISSION};
 
-/// Byte 0 of the lock range: whoever holds it joins, leaves, creates objects or removes the name.
-pub(super) const ADMISSION: u16 = 0;
 /// For how long to wait for the admission lock. Its sections take microseconds; a holder that is stopped is not dead.
 const ADMISSION_PATIENCE: Duration = Duration::from_secs(10);
 

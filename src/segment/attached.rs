@@ -7,27 +7,30 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::admission::{ADMISSION, Admission, wait_for_admission};
+use super::admission::Admission;
 use super::joined;
 use super::membership::{Membership, Side, Token};
 use super::name::{self, Name};
+use super::names;
 use super::options::MEMORY;
 use super::repair::{self, Recovered};
 use super::sentinel::Watch;
 use super::view::View;
+use super::wanted::Wanted;
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::event::{LOOK, Surroundings};
 use crate::ids::Ids;
-use crate::layout::{FLAG_ANONYMOUS, FLAG_PERSIST, LINE, MAP_UNIT, NAME_BYTES, standing};
-use crate::object::{ElementType, Object, Shape, Unbounded};
+use crate::layout::{Geometry, LINE, MAP_UNIT, NAME_BYTES, standing};
+use crate::object::{Object, Shape, Unbounded};
 use crate::primitive::private::{AtomicBool, AtomicU32, AtomicU64};
 use crate::primitive::{FenceMode, Ordering};
 use crate::ring::Header;
 use crate::ring::owned::VAIN_CALLS;
+use crate::sys::lease;
 use crate::sys::map::Part;
 use crate::sys::room::Refused;
-use crate::sys::{Errno, clock, file, lease, membarrier};
+use crate::sys::{Errno, clock, file, membarrier};
 
 pub(crate) struct Attached {
     view: Arc<View>,
@@ -60,9 +63,11 @@ const ENDING_PATIENCE: Duration = Duration::from_secs(1);
 const ENDING_PAUSE: Duration = Duration::from_micros(50);
 
 /// How a process comes to join.
-enum Joining<'a> {
+pub(super) enum Joining<'a> {
     /// A new segment; this gives it its name when it is already ours.
     Fresh(Link<'a>),
+    /// A new one in the file of a dead one, which has this header.
+    InPlace(&'a Geometry),
     /// An existing one. If nobody living is attached to it, and it does not persist, it counts as gone.
     Existing,
     /// The same one as before, in a fork child.
@@ -70,12 +75,12 @@ enum Joining<'a> {
 }
 
 impl Attached {
-    /// Joins a segment. `link` gives a new one its name.
-    pub(crate) fn join(
+    /// Joins a segment. [`Error::NotFound`] also means that the name leads to another one by now.
+    pub(super) fn join(
         view: View,
         file: OwnedFd,
         name: Option<Name>,
-        link: Option<Link<'_>>,
+        how: Joining<'_>,
         sentinel: bool,
     ) -> Result<Arc<Self>, Error> {
         // Before the sentinel starts: it takes the kernel microseconds in a process of one thread, and milliseconds in others.
@@ -85,7 +90,6 @@ impl Attached {
         }
         let membership = Membership::acquire();
         let watch = if sentinel { Watch::new(&view, file.as_fd(), membership) } else { None };
-        let how = link.map_or(Joining::Existing, Joining::Fresh);
         match Self::admit(&view, &file, name.as_ref(), how, membership, watch.as_deref()) {
             Ok(id) => membership.become_participant(id, |_| {}),
             Err(e) => {
@@ -118,19 +122,22 @@ impl Attached {
         membership: &'static Membership,
         watch: Option<&Watch>,
     ) -> Result<u16, Error> {
-        let own = membership
-            .open_lease(file.as_fd())
-            .map_err(|e| Error::Io { action: "reopen the segment through /proc/self/fd", source: e.into() })?;
+        let own = membership.open_lease(file.as_fd()).map_err(names::reopening)?;
         let admission = Admission::wait(view, own, membership)?;
-        if let (Joining::Existing, Some(name)) = (&how, name) {
-            if !repair::still_linked(view, own) {
+        match (&how, name) {
+            (Joining::Existing, Some(name))
+                if !names::leads_to(name, own) || !view.is_what_it_was() || names::is_dead(own) =>
+            {
                 return Err(name.not_found());
             }
-            let abandoned = || !view.joined().any(|id| repair::alive(view, own, id));
-            if !view.geometry().has(FLAG_PERSIST) && abandoned() {
-                remove_if_same(view, own, name)?;
-                return Err(name.not_found());
-            }
+            (Joining::InPlace(before), Some(name)) => names::renew(view, before, file, own, name)?,
+            (Joining::Again, _) if view.has_ended() || !view.is_what_it_was() => return Err(Error::Ended),
+            _ => {}
+        }
+        if name.is_some() {
+            // Fork children share it: while one of them has the segment mapped, nobody makes another of its file.
+            let io = |e: Errno| Error::Io { action: "lock the segment as mapped", source: e.into() };
+            lease::share(file.as_fd(), lease::MAPPED).map_err(io)?;
         }
         // The others later, without keeping anybody from joining: as far as the kernel tells, they live.
         repair::repair(view, own, membership, view.joined().filter(|&id| !view.is_vouched_for(id)));
@@ -160,6 +167,10 @@ impl Attached {
         }
         // The lease is held already.
         view.set_tenure(id, |tenure| tenure.with(standing::JOINED));
+        if matches!(how, Joining::Fresh(_) | Joining::InPlace(_)) {
+            // From here on it may stay without anybody who lives in it.
+            view.set_flags();
+        }
         if let Joining::Fresh(link) = how {
             link(file)?;
         }
@@ -182,6 +193,16 @@ impl Attached {
 
     pub(crate) fn name(&self) -> Option<&Name> {
         self.name.as_ref()
+    }
+
+    /// Whether the name it was opened by leads to it; one without a name has none to lose.
+    pub(crate) fn is_linked(&self) -> bool {
+        self.name.as_ref().is_none_or(|name| names::leads_to(name, self.file.as_fd()))
+    }
+
+    /// Whether somebody who knows nothing of segments has removed the file.
+    pub(super) fn has_lost_its_name(&self) -> bool {
+        self.view.header().top.fate.load(Ordering::Acquire) == 0 && self.view.is_what_it_was() && !self.is_linked()
     }
 
     pub(crate) fn file(&self) -> BorrowedFd<'_> {
@@ -252,14 +273,17 @@ impl Attached {
     /// Our lease's description, if we are a participant.
     fn lease(&self) -> Result<BorrowedFd<'_>, Error> {
         let attached = self.token() != Token::NOBODY;
-        self.membership.lease().filter(|_| attached).ok_or_else(Self::detached)
+        self.membership.lease().filter(|_| attached).ok_or_else(|| self.detached())
     }
 
     /// Why a fork child cannot go on.
-    pub(crate) fn detached() -> Error {
+    pub(crate) fn detached(&self) -> Error {
+        if self.view.has_ended() || !self.view.is_what_it_was() {
+            return Error::Ended;
+        }
         Error::Io {
             action: "join the segment from this forked process",
-            source: std::io::Error::other("no room for another participant, or the segment is gone"),
+            source: std::io::Error::other("no room for another participant, or its descriptors are closed"),
         }
     }
 
@@ -293,6 +317,9 @@ impl Attached {
     /// The object of this name, if it is there and as asked for.
     pub(crate) fn find(&self, name: &str, wanted: &Wanted) -> Result<Object, Error> {
         name::check(name, NAME_BYTES)?;
+        if self.token() == Token::NOBODY && self.view.has_ended() {
+            return Err(Error::Ended);
+        }
         for object in self.view.objects() {
             let object = object?;
             if object.name == name {
@@ -522,91 +549,13 @@ impl Attached {
             watch.unlink(&self.view);
         }
         lease::unlock(lease, id);
-        let keep = self.view.geometry().has(FLAG_PERSIST) || self.view.geometry().has(FLAG_ANONYMOUS);
-        let last = || !self.view.joined().any(|other| repair::alive(&self.view, lease, other));
         if let Some(name) = &self.name
-            && !keep
-            && last()
+            && self.view.is_what_it_was()
+            && names::is_dead(lease)
+            && names::leads_to(name, lease)
         {
             // A failure leaves a name that the next opener or `clean` removes.
-            let _ = remove_if_same(&self.view, lease, name);
+            let _ = names::discard(lease, name);
         }
-    }
-}
-
-/// Removes the name if it still means this segment. The caller holds its admission lock, as everybody who removes does, so
-/// that the name cannot come to mean another segment in between.
-fn remove_if_same(view: &View, fd: BorrowedFd<'_>, name: &Name) -> Result<(), Error> {
-    let path = name.path();
-    let (Ok(ours), Ok(named)) = (file::status(fd), file::identity_at(&path)) else { return Ok(()) };
-    if !repair::still_linked(view, fd) || ours.identity != named {
-        return Ok(());
-    }
-    file::remove(&path).map_err(|e| match e {
-        Errno::ENOENT => name.not_found(),
-        Errno::EACCES | Errno::EPERM | Errno::EROFS => Error::Permission { path },
-        e => Error::Io { action: "remove the segment's name", source: e.into() },
-    })
-}
-
-/// Removes a name, whatever it means. If that is a segment, nobody joins or leaves it meanwhile.
-pub(super) fn remove(name: &Name) -> Result<(), Errno> {
-    let path = name.path();
-    let opened = file::existing(&path, true);
-    // A fork child closes its copy of what a membership has open: it does not keep the lock when we are killed.
-    let membership = Membership::acquire();
-    let own = opened.ok().and_then(|file| membership.open_lease(file.as_fd()).ok());
-    // A damaged file, one that we may not write, or one whose lock is held for too long is removed all the same.
-    let locked = own.filter(|own| wait_for_admission(None, || lease::try_lock(*own, ADMISSION)).is_ok());
-    let removed = file::remove(&path);
-    if let Some(own) = locked {
-        // Closing would not do if somebody starts a program meanwhile: until that has begun, it has a copy of the descriptor.
-        lease::unlock(own, ADMISSION);
-    }
-    membership.give_back();
-    removed
-}
-
-/// What an opener expects of an object.
-pub(crate) struct Wanted {
-    shape: Shape,
-    any_capacity: bool,
-}
-
-impl Wanted {
-    /// The kind and type of `shape`, whatever the capacity and options.
-    pub(crate) fn like(shape: Shape) -> Self {
-        Self { shape, any_capacity: true }
-    }
-
-    pub(crate) fn exactly(shape: Shape) -> Self {
-        Self { shape, any_capacity: false }
-    }
-
-    fn check(&self, found: &Object) -> Result<(), Error> {
-        let (wanted, has, name) = (&self.shape, &found.shape, || found.name.clone());
-        if wanted.kind != has.kind {
-            return Err(Error::KindMismatch { name: name(), expected: wanted.kind, found: has.kind });
-        }
-        let layout = |shape: &Shape| {
-            // How large the blocks are, only the creator decides.
-            let size = |t: &ElementType| (if t.bytes { 1 } else { t.size }, t.align, t.bytes);
-            (shape.element_text(), size(&shape.element), shape.second.as_ref().map(size))
-        };
-        if layout(wanted) != layout(has) {
-            let text = |shape: &Shape| format!("{} ({} bytes)", shape.element_text(), shape.element.size);
-            return Err(Error::TypeMismatch { name: name(), expected: text(wanted), found: text(has) });
-        }
-        if !self.any_capacity && wanted.unbounded.is_some() != has.unbounded.is_some() {
-            return Err(Error::OptionMismatch { name: name(), option: "unbounded" });
-        }
-        // How much memory was free when it was made, nobody has to know.
-        if !self.any_capacity && wanted.capacity != has.capacity && has.unbounded.is_none() {
-            return Err(Error::CapacityMismatch { name: name(), expected: wanted.capacity, found: has.capacity });
-        }
-        if !self.any_capacity && wanted.flags != has.flags {
-            return Err(Error::OptionMismatch { name: name(), option: "keep_waiting" });
-        }
-        Ok(())
     }
 }

@@ -1,17 +1,20 @@
 //! Looking without touching.
 
-use std::os::fd::BorrowedFd;
+use core::mem::size_of;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::SystemTime;
 
 use super::attached::Attached;
+use super::name::Name;
+use super::names;
 use super::repair::alive;
 use super::view::View;
 use crate::error::Error;
-use crate::layout::FLAG_PERSIST;
+use crate::layout::{FLAG_PERSIST, MAGIC};
 use crate::object::{Kind, Object};
-use crate::primitive::Ordering;
-use crate::ring::spsc;
-use crate::sys::{clock, file};
+use crate::primitive::{AtomicU64, Ordering};
+use crate::ring::{Header, spsc};
+use crate::sys::{clock, file, lease};
 
 /// A living participant.
 #[derive(Clone, Debug)]
@@ -105,6 +108,12 @@ pub struct Listed {
     pub name: String,
     /// What is in it, or why that cannot be told.
     pub snapshot: Result<Snapshot, Error>,
+    /// Whether somebody lives in it, also if what is in it cannot be told.
+    pub used: bool,
+    /// Whether nobody does and it is not to stay: `clean` removes it, and `open_or_create` makes it anew.
+    pub abandoned: bool,
+    /// The user id of the file's owner.
+    pub owner: u32,
 }
 
 pub(super) fn peers(attached: &Attached) -> Vec<Peer> {
@@ -125,15 +134,92 @@ pub(super) fn peers(attached: &Attached) -> Vec<Peer> {
 }
 
 pub(super) fn snapshot(attached: &Attached) -> Result<Snapshot, Error> {
-    let name = attached.name().map(super::name::Name::as_str);
-    of_view(attached.view(), attached.file(), name)
+    let name = attached.name().map(Name::as_str);
+    let objects = attached.view().objects().collect::<Result<Vec<_>, _>>()?;
+    let objects = objects.into_iter().map(|object| (object, true)).collect();
+    Ok(of_view(attached.view(), attached.file(), name, objects))
 }
 
-/// `file` is a description that holds no lease, so that even our own looks taken.
-pub(super) fn of_view(view: &View, file: BorrowedFd<'_>, name: Option<&str>) -> Result<Snapshot, Error> {
+/// What the name leads to. Nobody is kept from cutting the file at any moment, which would be the end of whoever has
+/// it mapped: what is looked at is a copy.
+pub(super) fn of_name(name: &Name) -> Result<Snapshot, Error> {
+    let file = file::existing(&name.path(), false).map_err(|e| super::options::open_error(e, name))?;
+    let mut copy = View::copy(file.as_fd())?;
+    let objects = copy.objects().collect::<Result<Vec<_>, _>>()?;
+    let mut budget = BUDGET;
+    let read = |object: Object| Ok((read_rings(&mut copy, file.as_fd(), &object, &mut budget)?, object));
+    let objects: Vec<(bool, Object)> = objects.into_iter().map(read).collect::<Result<_, Error>>()?;
+    let objects = objects.into_iter().map(|(whole, object)| (object, whole)).collect();
+    Ok(of_view(&copy, file.as_fd(), Some(name.as_str()), objects))
+}
+
+/// One line of the list of segments.
+pub(super) fn listed(name: &Name) -> Listed {
+    let file = file::existing(&name.path(), false);
+    let is_used =
+        |file: &OwnedFd| names::header_of(file.as_fd()).magic == MAGIC && lease::any_held_by_another(file.as_fd());
+    Listed {
+        name: name.as_str().to_owned(),
+        snapshot: of_name(name),
+        used: file.as_ref().is_ok_and(is_used),
+        abandoned: file.as_ref().is_ok_and(|file| names::is_dead(file.as_fd())),
+        owner: file::status_at(&name.path()).map_or(0, |status| status.owner),
+    }
+}
+
+/// How much of one segment's rings is read, at most, in bytes: nobody's file may take all our memory, or time.
+const BUDGET: usize = 64 << 20;
+/// Slots farther apart are read one by one.
+const APART: usize = 256;
+/// How far the cursors of a ring may be behind, for short.
+const BEHIND: u64 = 256;
+
+/// Reads the headers of an object's rings, and the words of those slots that may hold messages; `false` if these are
+/// too many.
+fn read_rings(copy: &mut View, file: BorrowedFd<'_>, object: &Object, budget: &mut usize) -> Result<bool, Error> {
+    let mut whole = true;
+    for ring in object.rings() {
+        copy.read(file, ring.offset, size_of::<Header>())?;
+        if !matches!(object.shape.kind, Kind::Queue | Kind::SharedPipe) || ring.unbounded.is_some() {
+            continue;
+        }
+        let (head, held) = {
+            let header = copy.rings(object).find(|view| view.ring.offset == ring.offset).map(|view| view.header);
+            let Some(header) = header else { continue };
+            let load = |cursor: &AtomicU64| cursor.load(Ordering::Relaxed);
+            let (head, tail) = (load(&header.head), load(&header.tail));
+            // What was given back may lie anywhere.
+            let anywhere = header.control.repairs.load(Ordering::Relaxed) != 0;
+            (head, if anywhere { ring.slots } else { tail.saturating_sub(head).saturating_add(BEHIND).min(ring.slots) })
+        };
+        let Some(left) = (held as usize).checked_mul(ring.stride.min(APART)).and_then(|n| budget.checked_sub(n)) else {
+            whole = false;
+            continue;
+        };
+        *budget = left;
+        let first = ring.offset + size_of::<Header>();
+        let begin = head & (ring.slots - 1);
+        // To the end of the ring, and from its beginning.
+        let till = (begin + held).min(ring.slots);
+        for slots in [begin..till, 0..begin + held - till] {
+            if ring.stride <= APART {
+                let bytes = (slots.end - slots.start) as usize * ring.stride;
+                copy.read(file, first + slots.start as usize * ring.stride, bytes)?;
+            } else {
+                for slot in slots {
+                    copy.read(file, first + slot as usize * ring.stride, size_of::<u64>())?;
+                }
+            }
+        }
+    }
+    Ok(whole)
+}
+
+/// `file` is a description that holds no lease, so that even our own looks taken. With each object, whether the slots
+/// of its rings are there to be counted.
+fn of_view(view: &View, file: BorrowedFd<'_>, name: Option<&str>, objects: Vec<(Object, bool)>) -> Snapshot {
     let geometry = view.geometry();
-    let objects = view.objects().collect::<Result<Vec<_>, _>>()?;
-    let used = objects.iter().map(|o| o.offset + o.bytes).max().unwrap_or(geometry.heap as usize);
+    let used = objects.iter().map(|(o, _)| o.offset + o.bytes).max().unwrap_or(geometry.heap as usize);
     let participants = view.joined().map(|id| {
         let entry = view.participant(id);
         ParticipantInfo {
@@ -144,7 +230,7 @@ pub(super) fn of_view(view: &View, file: BorrowedFd<'_>, name: Option<&str>) -> 
             sentinel: view.life(id)[0].load(Ordering::Relaxed) != 0,
         }
     });
-    Ok(Snapshot {
+    Snapshot {
         name: name.map(str::to_owned),
         size: geometry.size as usize,
         memory: file::status(file).map_or(geometry.size, |status| status.memory),
@@ -155,15 +241,15 @@ pub(super) fn of_view(view: &View, file: BorrowedFd<'_>, name: Option<&str>) -> 
         max_participants: view.max_participants(),
         max_objects: geometry.max_objects,
         participants: participants.collect(),
-        objects: objects.iter().map(|object| info(view, file, object)).collect(),
-    })
+        objects: objects.iter().map(|(object, whole)| info(view, file, object, *whole)).collect(),
+    }
 }
 
-fn info(view: &View, file: BorrowedFd<'_>, object: &Object) -> ObjectInfo {
+fn info(view: &View, file: BorrowedFd<'_>, object: &Object, whole: bool) -> ObjectInfo {
     let owned = matches!(object.shape.kind, Kind::Queue | Kind::SharedPipe);
     let depth = view.rings(object).map(|ring| match owned {
-        // To look at its slots would give it memory.
-        true if ring.ring.unbounded.is_some() => {
+        // To look at its slots would give it memory; or they are too many.
+        true if ring.ring.unbounded.is_some() || !whole => {
             let (tail, head) = (&ring.header.tail, &ring.header.head);
             tail.load(Ordering::Relaxed).saturating_sub(head.load(Ordering::Relaxed))
         }

@@ -6,10 +6,12 @@ mod inspect;
 mod joined;
 mod membership;
 mod name;
+mod names;
 mod options;
 pub(crate) mod repair;
 mod sentinel;
 pub(crate) mod view;
+mod wanted;
 mod watcher;
 
 use std::fmt;
@@ -17,12 +19,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-pub(crate) use attached::{Attached, Wanted};
+pub(crate) use attached::Attached;
 pub use inspect::{Listed, ObjectInfo, ParticipantInfo, Peer, Snapshot};
 pub(crate) use joined::already_open;
 pub(crate) use membership::{Membership, Side, Token, fork_generation};
 pub use options::SegmentOptions;
 pub use repair::Recovered;
+pub(crate) use wanted::Wanted;
 pub use watcher::{Change, Watcher};
 
 use crate::error::Error;
@@ -36,8 +39,14 @@ use crate::layout::FLAG_PERSIST;
 ///
 /// Each process that opens it becomes a *participant* and stays one until the last clone of its `Segment` and the last
 /// object handle made from it are dropped, or until it ends in whatever way. By default the segment goes away with its
-/// last participant; [`SegmentOptions::persist`] keeps it. A segment whose participants were all killed counts as gone:
-/// the next `open` says [`Error::NotFound`], the next `open_or_create` makes a fresh one.
+/// last participant; [`SegmentOptions::persist`] keeps it. A segment whose participants were all killed counts as
+/// gone, whatever version of gimmal they used: the next `open` says [`Error::NotFound`], the next `open_or_create`
+/// makes a fresh one. Where a name may be removed only by the owner of its file, as in `/dev/shm`, anybody who may
+/// write to the file, and asks for the [`mode`](SegmentOptions::mode) that it has, makes the fresh one of the same
+/// file.
+///
+/// A process that is forked from a participant becomes one itself when it first uses what it has inherited. If the
+/// segment has ended before that, it says [`Error::Ended`].
 ///
 /// Cloning is cheap and gives the same participant. Opening twice gives two.
 ///
@@ -73,7 +82,8 @@ impl Segment {
     /// Creates a segment of 1 MiB. Atomic: nobody ever sees half of it.
     ///
     /// # Errors
-    /// [`Error::Exists`], [`Error::BadName`], [`Error::NoSpace`], [`Error::Permission`].
+    /// [`Error::Exists`], [`Error::BadName`], [`Error::NoSpace`], [`Error::Permission`]; [`Error::NotRemovable`] if
+    /// the dead have left something of that name that this process may neither remove nor take over.
     pub fn create(name: &str) -> Result<Self, Error> {
         Self::options().create(name)
     }
@@ -155,6 +165,17 @@ impl Segment {
         self.attached.view().geometry().has(FLAG_PERSIST)
     }
 
+    /// Whether its name leads to it: whoever opens that now comes here. `false` after [`Segment::unlink`] or
+    /// [`SegmentOptions::replace`], or if the file was removed by hand or by the system: logind does that to the
+    /// files of a user who logs out (`RemoveIPC`). Those in the segment go on; others no longer find it, and the next
+    /// one makes another. In this process, `open` and `open_or_create` by that name give back a segment that has lost
+    /// its file, while this process has it and the name leads to no other that lives. An unnamed segment has no name
+    /// to lose: `true`. A moment's answer; one system call.
+    #[must_use]
+    pub fn is_linked(&self) -> bool {
+        self.attached.is_linked()
+    }
+
     /// The living participants, this one included. A moment's list.
     #[must_use]
     pub fn peers(&self) -> Vec<Peer> {
@@ -219,7 +240,7 @@ impl Segment {
     /// Removes a segment's name; see [`SegmentOptions::unlink`].
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Permission`], [`Error::BadName`].
+    /// [`Error::NotFound`], [`Error::Permission`], [`Error::NotRemovable`], [`Error::BadName`].
     pub fn unlink(name: &str) -> Result<(), Error> {
         Self::options().unlink(name)
     }

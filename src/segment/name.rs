@@ -8,7 +8,7 @@ const PREFIX: &str = "gimmal.";
 const MAX_BYTES: usize = 200;
 
 /// A checked segment name in a directory.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Name {
     directory: PathBuf,
     name: String,

@@ -4,10 +4,11 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::attached::Attached;
+use super::attached::{Attached, Joining};
 use super::name::{self, Name};
+use super::names::{self, Buried};
 use super::view::View;
-use super::{Segment, attached, inspect, repair};
+use super::{Segment, inspect, joined};
 use crate::error::Error;
 use crate::layout::{FLAG_ANONYMOUS, FLAG_PERSIST, Geometry, MAX_OBJECTS, MAX_PARTICIPANTS};
 use crate::primitive::FenceMode;
@@ -74,7 +75,9 @@ impl SegmentOptions {
         self
     }
 
-    /// Permission bits of the file, whatever the umask; `0o600` by default.
+    /// Permission bits of the file, whatever the umask; `0o600` by default. What the dead have left is made anew in
+    /// the same file, where it cannot be removed, only for those who ask for the mode that it has, if that gives
+    /// others access as well: nobody gets a segment that more may write to than was asked for.
     pub fn mode(mut self, mode: u32) -> Self {
         self.mode = mode & 0o777;
         self
@@ -196,8 +199,19 @@ impl SegmentOptions {
     pub fn create(&self, name: &str) -> Result<Segment, Error> {
         let name = self.name(name)?;
         let geometry = self.geometry(0)?;
-        if !self.replace && file::identity_at(&name.path()).is_ok() && !self.is_abandoned(&name) {
-            return Err(name.exists());
+        loop {
+            match names::bury(&name) {
+                Ok(Buried::Free | Buried::Removed) => break,
+                Ok(Buried::Stuck(dead)) => match self.take_over(dead, &name, geometry) {
+                    // Somebody else was faster.
+                    Err(Error::NotFound { .. }) => {}
+                    taken => return taken,
+                },
+                // It is to be replaced, once the new one is there.
+                _ if self.replace => break,
+                Ok(Buried::Kept) | Err(Error::Busy { .. }) => return Err(name.exists()),
+                Err(e) => return Err(e),
+            }
         }
         let file = file::unnamed(&self.directory, geometry.size, self.mode)
             .map_err(|e| self.storage_error(&self.directory, e))?;
@@ -207,9 +221,9 @@ impl SegmentOptions {
         let link = |file: &OwnedFd| loop {
             match file::link(file, &path) {
                 Ok(()) => return Ok(()),
-                Err(Errno::EEXIST) if self.replace => match attached::remove(&name) {
-                    Ok(()) | Err(Errno::ENOENT) => {}
-                    Err(e) => return Err(open_error(e, &name)),
+                Err(Errno::EEXIST) if self.replace => match names::remove(&name) {
+                    Ok(()) | Err(Error::NotFound { .. }) => {}
+                    Err(e) => return Err(e),
                 },
                 Err(Errno::EEXIST) => return Err(name.exists()),
                 // All that a name takes is a place for it.
@@ -217,12 +231,24 @@ impl SegmentOptions {
                 Err(e) => return Err(self.storage_error(&self.directory, e)),
             }
         };
-        Ok(Segment { attached: Attached::join(view, file, Some(name.clone()), Some(&link), self.sentinel)? })
+        self.join(view, file, Some(name.clone()), Joining::Fresh(&link))
     }
 
-    /// Whether `name` means a segment whose participants are all dead; it is removed then.
-    fn is_abandoned(&self, name: &Name) -> bool {
-        matches!(self.clone().sentinel(false).open_name(name), Err(Error::NotFound { .. }))
+    fn join(&self, view: View, file: OwnedFd, name: Option<Name>, how: Joining<'_>) -> Result<Segment, Error> {
+        Ok(Segment { attached: Attached::join(view, file, name, how, self.sentinel)? })
+    }
+
+    /// Makes a new segment in the file of a dead one, whose name may not be removed. [`Error::NotFound`]: it is not
+    /// what it was.
+    fn take_over(&self, dead: OwnedFd, name: &Name, geometry: Geometry) -> Result<Segment, Error> {
+        if let Some(error) = names::why_not_taken_over(&dead, name, self.mode) {
+            return Err(error);
+        }
+        let before = names::header_of(dead.as_fd());
+        // Later than that, whatever the clock says.
+        let created = if geometry.created > before.created { geometry.created } else { before.created.wrapping_add(1) };
+        let view = View::map(dead.as_fd(), Geometry { created, ..geometry }, self.access())?;
+        self.join(view, dead, Some(name.clone()), Joining::InPlace(&before))
     }
 
     /// See [`Segment::open`].
@@ -230,17 +256,37 @@ impl SegmentOptions {
     /// # Errors
     /// As there.
     pub fn open(&self, name: &str) -> Result<Segment, Error> {
-        self.open_name(&self.name(name)?)
+        let name = self.name(name)?;
+        match self.open_name(&name) {
+            // The system, or an administrator, has removed the file under us.
+            Err(e @ Error::NotFound { .. }) => joined::nameless(&name).map(Segment::of).ok_or(e),
+            opened => opened,
+        }
     }
 
     fn open_name(&self, name: &Name) -> Result<Segment, Error> {
         loop {
             let file = file::existing(&name.path(), true).map_err(|e| open_error(e, name))?;
-            let ours = file::status(file.as_fd()).map(|s| s.identity);
-            match self.join_file(file, name) {
-                // Somebody replaced the segment while we were joining it.
-                Err(Error::NotFound { .. }) if file::identity_at(&name.path()).is_ok_and(|now| Ok(now) != ours) => {}
+            let found =
+                |file: &OwnedFd| (file::status(file.as_fd()).map(|s| s.identity), names::header_of(file.as_fd()));
+            let before = found(&file);
+            let error = match self.join_file(file, name) {
+                // Nobody lives there, or it is not what it was.
+                Err(e @ Error::NotFound { .. }) => e,
+                // Whether somebody lives there is visible all the same.
+                Err(
+                    e
+                    @ (Error::Version { .. } | Error::Target { .. } | Error::Truncated { .. } | Error::Corrupt { .. }),
+                ) => e,
                 joined => return joined,
+            };
+            match names::bury(name)? {
+                Buried::Free | Buried::Removed | Buried::Stuck(_) => return Err(name.not_found()),
+                Buried::Kept => {}
+            }
+            let is_same = || file::existing(&name.path(), true).is_ok_and(|now| found(&now) == before);
+            if !matches!(error, Error::NotFound { .. }) && is_same() {
+                return Err(error);
             }
         }
     }
@@ -250,7 +296,7 @@ impl SegmentOptions {
         if view.geometry().has(FLAG_ANONYMOUS) {
             return Err(Error::Corrupt { what: "an unnamed segment under a name" });
         }
-        Ok(Segment { attached: Attached::join(view, file, Some(name.clone()), None, self.sentinel)? })
+        self.join(view, file, Some(name.clone()), Joining::Existing)
     }
 
     /// See [`Segment::open_or_create`].
@@ -280,7 +326,7 @@ impl SegmentOptions {
         let file = file::sealed_memory(geometry.size).map_err(|e| self.storage_error(Path::new(MEMORY), e))?;
         let view = View::map(file.as_fd(), geometry, self.access())?;
         view.initialize();
-        Ok(Segment { attached: Attached::join(view, file, None, Some(&|_| Ok(())), self.sentinel)? })
+        self.join(view, file, None, Joining::Fresh(&|_| Ok(())))
     }
 
     /// See [`Segment::from_fd`].
@@ -300,7 +346,7 @@ impl SegmentOptions {
         if !view.geometry().has(FLAG_ANONYMOUS) {
             return Err(Error::Corrupt { what: "a named segment in a memfd" });
         }
-        Ok(Segment { attached: Attached::join(view, file, None, None, self.sentinel)? })
+        self.join(view, file, None, Joining::Existing)
     }
 
     /// The file of a segment of this name.
@@ -314,8 +360,7 @@ impl SegmentOptions {
     /// # Errors
     /// [`Error::Io`] if the directory cannot be read.
     pub fn list(&self) -> Result<Vec<inspect::Listed>, Error> {
-        let names = self.names()?.into_iter();
-        Ok(names.map(|name| inspect::Listed { snapshot: self.inspect(&name), name }).collect())
+        self.names()?.into_iter().map(|name| Ok(inspect::listed(&self.name(&name)?))).collect()
     }
 
     fn names(&self) -> Result<Vec<String>, Error> {
@@ -332,49 +377,38 @@ impl SegmentOptions {
         Ok(names)
     }
 
-    /// What is in a segment: its objects, their depth, its participants and whether they live. Reads, and does not join.
+    /// What is in a segment: its objects, their depth, its participants and whether they live. Reads, and does not
+    /// join. Nobody who changes the file meanwhile does harm.
     ///
     /// # Errors
     /// As for [`Segment::open`].
     pub fn inspect(&self, name: &str) -> Result<inspect::Snapshot, Error> {
-        let name = self.name(name)?;
-        let file = file::existing(&name.path(), false).map_err(|e| open_error(e, &name))?;
-        let view = View::open(&file, Access::Read)?;
-        inspect::of_view(&view, file.as_fd(), Some(name.as_str()))
+        inspect::of_name(&self.name(name)?)
     }
 
     /// Removes a segment's name, whatever is behind it, also a file that is damaged. Those who are attached go on; it is
     /// freed with the last of them.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Permission`], [`Error::BadName`].
+    /// [`Error::NotFound`], [`Error::Permission`], [`Error::NotRemovable`], [`Error::BadName`].
     pub fn unlink(&self, name: &str) -> Result<(), Error> {
-        let name = self.name(name)?;
-        attached::remove(&name).map_err(|e| open_error(e, &name))
+        names::remove(&self.name(name)?)
     }
 
-    /// Removes every segment of the directory that nobody living is attached to and that does not persist, and says
-    /// which. Files that are not valid segments are left alone, and so is what we may not write.
+    /// Removes every segment of the directory that nobody living is attached to and that does not persist, of
+    /// whatever version, and says which. Files that are no segments are left alone. So is what we may not write; what
+    /// we may write and not remove stays without its memory, and is taken over by the next one who comes.
     ///
     /// # Errors
     /// [`Error::Io`] if the directory cannot be read.
     pub fn clean(&self) -> Result<Vec<String>, Error> {
-        let mut removed = Vec::new();
-        for name in self.names()? {
-            let checked = self.name(&name)?;
-            let Ok(file) = file::existing(&checked.path(), true) else { continue };
-            let Ok(view) = View::open(&file, Access::Read) else { continue };
-            let lives = view.joined().any(|id| repair::alive(&view, file.as_fd(), id));
-            // The look above spares living segments a participant; joining proves the point under the admission lock.
-            if !lives && !view.geometry().has(FLAG_PERSIST) && self.is_abandoned(&checked) {
-                removed.push(name);
-            }
-        }
+        let mut removed = self.names()?;
+        removed.retain(|name| self.name(name).is_ok_and(|name| matches!(names::bury(&name), Ok(Buried::Removed))));
         Ok(removed)
     }
 }
 
-fn open_error(e: Errno, name: &Name) -> Error {
+pub(super) fn open_error(e: Errno, name: &Name) -> Error {
     match e {
         Errno::ENOTDIR => Error::NoDirectory { directory: name.directory().into() },
         Errno::ENOENT if !name.directory().is_dir() => Error::NoDirectory { directory: name.directory().into() },

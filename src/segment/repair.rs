@@ -12,13 +12,13 @@ use super::view::View;
 use crate::error::{Departure, Error};
 use crate::event::{ALL, Event};
 use crate::ids::Ids;
-use crate::layout::{ENTRY_DISCONNECT, FLAG_ANONYMOUS, standing};
+use crate::layout::{ENTRY_DISCONNECT, standing};
 use crate::object::{Kind, Object};
 use crate::primitive::{AtomicU64, Ordering};
 use crate::ring::owned::Swept;
 use crate::ring::{Header, Roles};
 use crate::seat::Seat;
-use crate::sys::{file, lease};
+use crate::sys::lease;
 use crate::{latest, lock};
 
 /// What a repair found and did.
@@ -240,9 +240,4 @@ pub(crate) fn wake_everybody(view: &View) {
             event.notify(ALL, mode, || view.ring());
         }
     }
-}
-
-/// Whether the segment's file still has the name it was opened by. A memfd never had one.
-pub(crate) fn still_linked(view: &View, fd: BorrowedFd<'_>) -> bool {
-    view.geometry().has(FLAG_ANONYMOUS) || file::status(fd).is_ok_and(|s| s.linked)
 }

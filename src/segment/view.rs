@@ -8,15 +8,15 @@ use crate::error::Error;
 use crate::event::ALL;
 use crate::layout::{
     Entry, EntryFields, FLAG_ANONYMOUS, FLAG_PERSIST, Geometry, LIFE_BYTES, LINE, MAGIC, MAX_OBJECTS, MAX_PARTICIPANTS,
-    Participant, SegmentHeader, TARGET, Tenure, VERSION, round_up, standing,
+    Participant, SegmentHeader, TARGET, Tenure, VERSION, fate, round_up, standing,
 };
 use crate::object::{Object, Ring};
 use crate::primitive::{AtomicU32, FenceMode, Ordering};
 use crate::region::Region;
 use crate::ring::{Header, owned::Words};
-use crate::sys::file;
 use crate::sys::map::{Access, Mapping, Part};
 use crate::sys::robust::OWNER_DIED;
+use crate::sys::{Errno, file};
 
 impl Geometry {
     /// The geometry of a segment with these properties, or how many bytes it would need at least.
@@ -110,13 +110,19 @@ impl View {
     /// Maps a segment's file after checking it.
     pub(crate) fn open(fd: &OwnedFd, access: Access) -> Result<Self, Error> {
         use std::os::fd::AsFd;
-        let io = |source| Error::Io { action: "read the segment's header", source };
-        let status = file::status(fd.as_fd()).map_err(|e| io(e.into()))?;
+        let geometry = Self::check(fd.as_fd())?;
+        Self::map(fd.as_fd(), geometry, access)
+    }
+
+    /// The geometry of what can only be a segment of ours.
+    fn check(file: BorrowedFd<'_>) -> Result<Geometry, Error> {
+        let io = |e: Errno| Error::Io { action: "read the segment's header", source: e.into() };
+        let status = file::status(file).map_err(io)?;
         if !status.regular {
             return Err(Error::NotGimmal { reason: "it is not a regular file" });
         }
         let mut geometry = Geometry { size: 0, ..bytemuck::Zeroable::zeroed() };
-        let read = file::read_start(fd, bytemuck::bytes_of_mut(&mut geometry)).map_err(io)?;
+        let read = file::read_at(file, bytemuck::bytes_of_mut(&mut geometry), 0).map_err(io)?;
         if read < MAGIC.len() {
             return Err(Error::NotGimmal { reason: "it is shorter than gimmal's magic bytes" });
         }
@@ -124,7 +130,29 @@ impl View {
             return Err(Error::Truncated { expected: size_of::<SegmentHeader>() as u64, found: status.size });
         }
         geometry.check(status.size)?;
-        Self::map(fd.as_fd(), geometry, access)
+        Ok(geometry)
+    }
+
+    /// Room for a private copy of a segment, into which its header and tables have been read.
+    pub(super) fn copy(file: BorrowedFd<'_>) -> Result<Self, Error> {
+        let geometry = Self::check(file)?;
+        let io = |source| Error::Io { action: "take memory for a copy of the segment", source };
+        let mut copy = Self { map: Mapping::private(geometry.size as usize).map_err(io)?, geometry };
+        copy.read(file, 0, geometry.heap as usize)?;
+        Ok(copy)
+    }
+
+    /// Reads a part of the file into a private copy.
+    pub(super) fn read(&mut self, file: BorrowedFd<'_>, offset: usize, length: usize) -> Result<(), Error> {
+        assert!(length <= self.map.size() && offset <= self.map.size() - length);
+        // SAFETY: inside the mapping, as just checked.
+        let first = unsafe { self.map.base().add(offset) };
+        // SAFETY: as above; the memory is ours alone, and no reference to it is left from before this exclusive one.
+        let place = unsafe { core::slice::from_raw_parts_mut(first.as_ptr(), length) };
+        let io = |e: Errno| Error::Io { action: "read the segment", source: e.into() };
+        let read = file::read_at(file, place, offset as u64).map_err(io)?;
+        let [expected, found] = [length, read].map(|bytes| (offset + bytes) as u64);
+        if found < expected { Err(Error::Truncated { expected, found }) } else { Ok(()) }
     }
 
     /// Maps a file that is known to have this geometry, or is about to get it.
@@ -135,11 +163,34 @@ impl View {
         Ok(Self { map, geometry })
     }
 
-    /// Writes the header of a new segment, whose other bytes are zero.
+    /// Writes the header of a new segment, whose other bytes are zero. It does not say yet that the segment persists:
+    /// until somebody has joined, it may be taken for dead.
     pub(crate) fn initialize(&self) {
         let header = self.map.base().cast::<Geometry>();
-        // SAFETY: the mapping is larger than the header, and nobody else knows of the file yet.
-        unsafe { header.write(self.geometry) }
+        let geometry = Geometry { flags: self.geometry.flags & !FLAG_PERSIST, ..self.geometry };
+        // SAFETY: the mapping is larger than the header. Nobody else knows of the file yet, or those who do read it
+        // by system calls.
+        unsafe { header.write(geometry) }
+    }
+
+    /// Says that the segment persists, if it does. The caller has joined.
+    pub(crate) fn set_flags(&self) {
+        let flags = self.map.base().cast::<Geometry>().as_ptr();
+        // SAFETY: the mapping is larger than the header.
+        let flags = unsafe { &raw mut (*flags).flags };
+        // SAFETY: valid for writes; whoever else reads it does so by a system call.
+        unsafe { flags.write_volatile(self.geometry.flags) }
+    }
+
+    /// Whether the header still says what we have read: else somebody has made another segment of its file.
+    pub(crate) fn is_what_it_was(&self) -> bool {
+        // SAFETY: the mapping is larger than the header; volatile, since another may be writing it.
+        unsafe { self.map.base().cast::<Geometry>().as_ptr().read_volatile() == self.geometry }
+    }
+
+    /// Whether somebody has found that nobody is left, and was about to remove the name.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.header().top.fate.load(Ordering::Acquire) == fate::ENDED
     }
 
     pub(crate) fn geometry(&self) -> &Geometry {

@@ -1,7 +1,6 @@
 //! Files that hold segments: unnamed until complete, linked in one step, removed by inode.
 
 use std::ffi::CString;
-use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -9,6 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, FallocateFlags, FcntlArg, OFlag, SealFlag, fallocate, fcntl, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
+use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{LinkatFlags, UnlinkatFlags, ftruncate, linkat, unlinkat};
 
 use super::room::{self, Refused};
@@ -33,10 +33,11 @@ pub(crate) struct Status {
     /// Bytes of memory that it has, as `du` counts.
     pub(crate) memory: u64,
     pub(crate) regular: bool,
-    pub(crate) linked: bool,
-    /// Bytes that have memory.
-    pub(crate) allocated: u64,
     pub(crate) identity: Identity,
+    pub(crate) owner: u32,
+    pub(crate) group: u32,
+    /// Permission bits.
+    pub(crate) mode: u32,
 }
 
 impl From<FileStat> for Status {
@@ -47,9 +48,10 @@ impl From<FileStat> for Status {
             size: s.st_size.max(0) as u64,
             memory: (s.st_blocks.max(0) as u64).saturating_mul(512),
             regular: s.st_mode & nix::libc::S_IFMT == nix::libc::S_IFREG,
-            linked: s.st_nlink > 0,
-            allocated: s.st_blocks.max(0) as u64 * 512,
             identity: Identity { device: s.st_dev as u64, inode: s.st_ino as u64 },
+            owner: s.st_uid,
+            group: s.st_gid,
+            mode: s.st_mode as u32 & 0o7777,
         }
     }
 }
@@ -58,9 +60,20 @@ pub(crate) fn status(file: BorrowedFd<'_>) -> Result<Status, Errno> {
     fstat(file).map(Status::from)
 }
 
-/// The identity of whatever `path` names now, links not followed.
+/// What `path` names now, links not followed.
+pub(crate) fn status_at(path: &Path) -> Result<Status, Errno> {
+    nix::sys::stat::lstat(path).map(Status::from)
+}
+
+/// The identity of whatever `path` names now.
 pub(crate) fn identity_at(path: &Path) -> Result<Identity, Errno> {
-    nix::sys::stat::lstat(path).map(|s| Status::from(s).identity)
+    status_at(path).map(|status| status.identity)
+}
+
+/// The group of what this process makes.
+pub(crate) fn own_group() -> u32 {
+    // SAFETY: only asks.
+    unsafe { nix::libc::getegid() }
 }
 
 /// A file without a name in `directory`, of `size` bytes that are all reserved: running out of room is an error here
@@ -124,7 +137,7 @@ fn at_last(call: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
     }
 }
 
-fn reserve(file: &OwnedFd, size: u64) -> Result<(), Refused> {
+pub(crate) fn reserve(file: &OwnedFd, size: u64) -> Result<(), Refused> {
     room::for_all(file.as_fd(), size)?;
     let size = i64::try_from(size).map_err(|_| Errno::EFBIG)?;
     // All at once: what is beyond the file system is refused before the first page is taken.
@@ -173,20 +186,32 @@ pub(crate) fn remove(path: &Path) -> Result<(), Errno> {
     unlinkat(AT_FDCWD, path, UnlinkatFlags::NoRemoveDir)
 }
 
-/// Fills `buffer` from the start of the file; fewer bytes if the file is shorter.
-pub(crate) fn read_start(file: &OwnedFd, buffer: &mut [u8]) -> std::io::Result<usize> {
-    use std::os::unix::fs::FileExt;
-    let file = File::from(file.try_clone()?);
+/// Fills `buffer` from the file; fewer bytes if the file is shorter.
+pub(crate) fn read_at(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
     let mut filled = 0;
     while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], filled as u64) {
+        match pread(file, &mut buffer[filled..], (offset + filled as u64) as i64) {
             Ok(0) => break,
             Ok(n) => filled += n,
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(Errno::EINTR) => {}
             Err(e) => return Err(e),
         }
     }
     Ok(filled)
+}
+
+/// Writes all of `bytes` into the file.
+pub(crate) fn write_at(file: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> Result<(), Errno> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match pwrite(file, &bytes[written..], (offset + written as u64) as i64) {
+            Ok(0) => return Err(Errno::EIO),
+            Ok(n) => written += n,
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 /// The inode of this process's PID namespace, 0 if /proc does not tell.

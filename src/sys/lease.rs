@@ -1,7 +1,7 @@
 //! Open-file-description locks on single bytes of a segment's file: the kernel's own proof of life.
 //!
 //! Byte 0 of the range is the admission lock, byte `i` the lease of participant `i`. The bytes lie far beyond any
-//! file's end: locks need no data under them.
+//! file's end: locks need no data under them. Where they lie never changes; see [`layout`](crate::layout).
 
 use std::os::fd::BorrowedFd;
 
@@ -10,6 +10,12 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 const FIRST_BYTE: libc::off_t = 1 << 62;
+/// Whoever holds this byte joins, leaves, creates objects, removes the name or takes over.
+pub(crate) const ADMISSION: u16 = 0;
+/// The bytes that are leases, in this version of the layout or any other.
+const LEASES: core::ops::Range<u16> = 1..0x8000;
+/// Read-locked by whoever may have the segment mapped, also by a fork child of a participant, which has no lease.
+pub(crate) const MAPPED: u16 = u16::MAX;
 
 fn byte(index: u16, kind: libc::c_int) -> libc::flock {
     // SAFETY: all-zero bytes are a valid flock, a plain C struct.
@@ -30,6 +36,12 @@ pub(crate) fn try_lock(file: BorrowedFd<'_>, index: u16) -> Result<bool, Errno> 
     }
 }
 
+/// Takes a read lock on byte `index`, which any number of descriptions may have at once. A fork child shares it,
+/// until it has closed its copy of `file`, or executes another program.
+pub(crate) fn share(file: BorrowedFd<'_>, index: u16) -> Result<(), Errno> {
+    fcntl(file, FcntlArg::F_OFD_SETLK(&byte(index, libc::F_RDLCK))).map(drop)
+}
+
 /// Gives byte `index` back.
 pub(crate) fn unlock(file: BorrowedFd<'_>, index: u16) {
     // Unlocking one's own byte fails only without a lock table entry to split, for which there is no remedy here;
@@ -39,9 +51,19 @@ pub(crate) fn unlock(file: BorrowedFd<'_>, index: u16) {
 
 /// Whether a description other than `file`'s holds byte `index`. Unknown means held.
 pub(crate) fn held_by_another(file: BorrowedFd<'_>, index: u16) -> bool {
-    let mut lock = byte(index, libc::F_WRLCK);
-    match fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)) {
-        Ok(_) => libc::c_int::from(lock.l_type) != libc::F_UNLCK,
+    is_locked_by_another(file, byte(index, libc::F_WRLCK))
+}
+
+/// Whether a description other than `file`'s holds any lease. Unknown means yes.
+pub(crate) fn any_held_by_another(file: BorrowedFd<'_>) -> bool {
+    let mut all = byte(LEASES.start, libc::F_WRLCK);
+    all.l_len = libc::off_t::from(LEASES.end - LEASES.start);
+    is_locked_by_another(file, all)
+}
+
+fn is_locked_by_another(file: BorrowedFd<'_>, mut bytes: libc::flock) -> bool {
+    match fcntl(file, FcntlArg::F_OFD_GETLK(&mut bytes)) {
+        Ok(_) => libc::c_int::from(bytes.l_type) != libc::F_UNLCK,
         Err(_) => true,
     }
 }

@@ -12,8 +12,6 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonym
 /// What a mapping is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// To look at.
-    Read,
     /// To take part.
     Write,
     /// The same, with all pages in the page table from the start: none faults when it is touched first.
@@ -32,11 +30,12 @@ impl Mapping {
         if access == Access::WritePrefaulted {
             options.populate();
         }
-        let map = match access {
-            Access::Read => options.map_raw_read_only(file.as_raw_fd()),
-            Access::Write | Access::WritePrefaulted => options.map_raw(file.as_raw_fd()),
-        };
-        map.map(|map| Self { map })
+        options.map_raw(file.as_raw_fd()).map(|map| Self { map })
+    }
+
+    /// Memory of our own, all zeros; what is not touched takes none.
+    pub(crate) fn private(size: usize) -> std::io::Result<Self> {
+        Ok(Self { map: MmapOptions::new().len(size).no_reserve_swap().map_anon()?.into() })
     }
 
     /// The first byte; page-aligned.

@@ -336,6 +336,52 @@ pub enum Naming {
     LastLeaves,
     /// Opening one whose participants are all dead removes it.
     OpenAbandoned,
+    /// Somebody who may not remove that makes a new one of its file.
+    TakeOver,
+    /// One that persists.
+    TakeOverToStay,
+    /// The last one, who may not remove the name, leaves.
+    LastOfStrangersLeaves,
+}
+
+/// Nobody owns less: what such a user may do in /dev/shm, which is sticky.
+fn become_user(id: u32) {
+    nix::unistd::setuid(id.into()).expect("only root can become somebody else");
+}
+
+fn shared() -> SegmentOptions {
+    small().mode(0o666)
+}
+
+/// What a user finds who may not remove the name: the new one, or nothing that keeps him from making another in the
+/// same file.
+fn as_a_stranger(name: &str) -> Result<Found, String> {
+    // SAFETY: as in `in_corpse`.
+    let child = match unsafe { fork() }.expect("fork") {
+        ForkResult::Parent { child } => child,
+        ForkResult::Child => {
+            become_user(1103);
+            let code = match shared().open(name) {
+                Ok(segment) => i32::from(Value::<u64>::open(&segment, "old").is_ok()),
+                Err(Error::NotFound { .. }) => match shared().open_or_create(name) {
+                    Ok(segment) if segment.snapshot().is_ok_and(|s| s.objects.is_empty()) => {
+                        match Value::<u64>::create(&segment, "n", 1) {
+                            Ok(_) => 2,
+                            Err(_) => 3,
+                        }
+                    }
+                    _ => 4,
+                },
+                Err(_) => 5,
+            };
+            exit_now(code)
+        }
+    };
+    match waitpid(child, None) {
+        Ok(WaitStatus::Exited(_, 0)) => Ok(Found::New),
+        Ok(WaitStatus::Exited(_, 2)) => Ok(Found::Nothing),
+        other => Err(format!("a stranger who comes after that: {other:?}")),
+    }
 }
 
 pub struct Named {
@@ -346,7 +392,7 @@ pub struct Named {
 impl Naming {
     fn stages(self) -> &'static [Found] {
         match self {
-            Self::CreateToStay => &[Found::Nothing, Found::New],
+            Self::CreateToStay | Self::TakeOverToStay => &[Found::Nothing, Found::New],
             Self::Replace => &[Found::Old, Found::Nothing, Found::New],
             _ => &[Found::Nothing],
         }
@@ -398,6 +444,14 @@ impl Scene for Naming {
         if *self == Self::OpenAbandoned {
             in_corpse(|| forget(small().create(&name.0).expect("a segment")));
         }
+        if matches!(self, Self::TakeOver | Self::TakeOverToStay) {
+            in_corpse(|| {
+                become_user(1101);
+                let dead = shared().create(&name.0).expect("a segment");
+                Value::create(&dead, "old", 1_u64).expect("a value");
+                forget(dead);
+            });
+        }
         Named { name, old }
     }
 
@@ -417,12 +471,28 @@ impl Scene for Naming {
                 Box::new(move || drop(segment))
             }
             Self::OpenAbandoned => Box::new(|| assert!(matches!(small().open(name), Err(Error::NotFound { .. })))),
+            Self::TakeOver | Self::TakeOverToStay => {
+                become_user(1102);
+                let options = shared().persist(*self == Self::TakeOverToStay);
+                Box::new(move || forget(options.open_or_create(name).expect("a segment")))
+            }
+            Self::LastOfStrangersLeaves => {
+                let path = ends.name.path();
+                let segment = shared().create(name).expect("a segment");
+                std::os::unix::fs::chown(&path, Some(1101), None).expect("chown");
+                become_user(1102);
+                Box::new(move || drop(segment))
+            }
         }
     }
 
     fn check(&self, _: &Segment, ends: Named, _: bool) -> Result<Stage, Fault> {
         let Named { name, old } = ends;
-        let stage = stage_of(self.stages(), &look(&name.0)?)?;
+        let found = match self {
+            Self::TakeOver | Self::TakeOverToStay | Self::LastOfStrangersLeaves => as_a_stranger(&name.0)?,
+            _ => look(&name.0)?,
+        };
+        let stage = stage_of(self.stages(), &found)?;
         if let Some((_, value)) = &old {
             same("a value in the old segment", 1, value.load(Relaxed))?;
         }
@@ -430,6 +500,10 @@ impl Scene for Naming {
         if self.stages()[stage] == Found::New {
             same("a new one that stays", Found::New, look(&name.0)?)?;
             on("unlink", Segment::unlink(&name.0))?;
+        }
+        if matches!(self, Self::TakeOver | Self::LastOfStrangersLeaves) || found == Found::Nothing {
+            // Root may.
+            same("whether it is dead", Found::Nothing, look(&name.0)?)?;
         }
         same("the name is free", false, Path::new(&name.path()).exists())?;
         let segment = on("create it anew", small().create(&name.0))?;

@@ -32,10 +32,10 @@ pub fn ls(as_json: bool) -> Result<ExitCode> {
         match &listed.snapshot {
             Ok(s) => {
                 let alive = alive(s).count();
-                let note = match (alive, s.persist) {
-                    (_, true) => "persistent",
-                    (0, false) => "abandoned; gimmal clean removes it",
-                    _ => "",
+                let note = match s.persist {
+                    true => "persistent".to_owned(),
+                    false if listed.abandoned => abandoned(listed.owner),
+                    false => String::new(),
                 };
                 table.row([
                     &listed.name,
@@ -47,6 +47,9 @@ pub fn ls(as_json: bool) -> Result<ExitCode> {
                     &note,
                 ]);
             }
+            Err(_) if listed.abandoned => {
+                table.row([&listed.name, &"-", &"-", &"-", &"-", &"-", &abandoned(listed.owner)]);
+            }
             Err(error) => table.row([&listed.name, &"-", &"-", &"-", &"-", &"-", error]),
         }
     }
@@ -54,6 +57,20 @@ pub fn ls(as_json: bool) -> Result<ExitCode> {
         true => success("no segments\n"),
         false => success(&table.to_string()),
     }
+}
+
+/// What becomes of a segment whose processes were all killed.
+fn abandoned(owner: u32) -> String {
+    match removable_by(owner) {
+        None => "abandoned; gimmal clean removes it".to_owned(),
+        Some(owner) => format!("abandoned; {owner} may remove it, and open_or_create with its mode takes it over"),
+    }
+}
+
+/// Who may remove what belongs to `owner`, if we may not, in a directory like /dev/shm.
+fn removable_by(owner: u32) -> Option<String> {
+    let us = nix::unistd::geteuid();
+    (!us.is_root() && us.as_raw() != owner).then(|| format!("user {owner} or root"))
 }
 
 /// Shows one segment.
@@ -132,20 +149,26 @@ pub fn clean(as_json: bool) -> Result<ExitCode> {
     if as_json {
         return success(&format!("{:#}\n", json!({"removed": removed})));
     }
-    match removed.is_empty() {
+    let mut text: String = removed.iter().map(|name| format!("removed {name}\n")).collect();
+    // What only others may remove.
+    for listed in Segment::list()?.iter().filter(|listed| listed.abandoned) {
+        text += &format!("{} stays: {}\n", listed.name, abandoned(listed.owner));
+    }
+    match text.is_empty() {
         true => success("nothing to remove\n"),
-        false => success(&removed.iter().map(|name| format!("removed {name}\n")).collect::<String>()),
+        false => success(&text),
     }
 }
 
 /// Removes one segment, if nobody uses it or `force` is given.
 pub fn rm(name: &str, force: bool, as_json: bool) -> Result<ExitCode> {
-    if !force {
-        // What cannot be inspected is used by nobody who could be asked.
-        let snapshot = Segment::inspect(name);
-        let users: Vec<String> = snapshot.iter().flat_map(alive).map(|p| p.pid.to_string()).collect();
-        if !users.is_empty() {
-            bail!("{name} is in use by process {}; remove it with --force", users.join(", "));
+    let listed = Segment::list()?.into_iter().find(|listed| listed.name == name);
+    if let Some(listed) = listed.filter(|listed| listed.used && !force) {
+        let users: Vec<String> = listed.snapshot.iter().flat_map(alive).map(|p| p.pid.to_string()).collect();
+        match users.is_empty() {
+            // One of another version, say.
+            true => bail!("{name} is in use; remove it with --force"),
+            false => bail!("{name} is in use by process {}; remove it with --force", users.join(", ")),
         }
     }
     Segment::unlink(name).with_context(|| format!("cannot remove {name}"))?;

@@ -40,6 +40,7 @@ pub fn all() -> Vec<Check> {
         memory_room(),
         open_files(),
         pid_namespace(),
+        remove_ipc(&directory),
         abandoned(),
     ]
 }
@@ -351,6 +352,50 @@ fn pid_namespace() -> Check {
     Check::new("PID namespace", found, status, meaning)
 }
 
+/// Where systemd's configuration lies: what comes later counts more.
+const CONFIGURATIONS: [&str; 4] = ["/usr/lib/systemd", "/usr/local/lib/systemd", "/run/systemd", "/etc/systemd"];
+/// The highest user id of a system user, whom logind spares.
+const SYSTEM_USERS: u32 = 999;
+
+/// logind removes what a user has in /dev/shm when the last of its sessions ends, also from under services that go on.
+fn remove_ipc(directory: &Path) -> Check {
+    let name = "RemoveIPC";
+    let user = nix::unistd::geteuid().as_raw();
+    if directory != Path::new("/dev/shm") || !Path::new("/run/systemd/seats").exists() {
+        return Check::new(name, "does not apply", Fine, "Nobody removes the files of segments that are in use.");
+    }
+    let texts = configuration_files().into_iter().filter_map(|file| fs::read_to_string(file).ok());
+    match texts.filter_map(|text| removes_ipc(&text)).next_back().unwrap_or(true) {
+        false => Check::new(name, "no", Fine, "Segments of a user who logs out stay while they are in use."),
+        true if user <= SYSTEM_USERS => {
+            let meaning = "logind removes the segments of users who log out; this one, a system user, is spared.";
+            Check::new(name, "yes", Fine, meaning)
+        }
+        true => {
+            let meaning = "When the last session of this user ends, logind removes its segments, also from under services that use \
+                           them: set RemoveIPC=no in /etc/systemd/logind.conf, run as a system user, or loginctl enable-linger.";
+            Check::new(name, "yes", Warn, meaning)
+        }
+    }
+}
+
+/// logind's, in the order in which they are read: a file for all, and then pieces in the order of their names.
+fn configuration_files() -> Vec<PathBuf> {
+    let mut main = CONFIGURATIONS.iter().map(|at| Path::new(at).join("logind.conf")).filter(|file| file.exists());
+    let directories = CONFIGURATIONS.iter().filter_map(|at| fs::read_dir(Path::new(at).join("logind.conf.d")).ok());
+    let mut pieces: Vec<PathBuf> = directories.flatten().flatten().map(|entry| entry.path()).collect();
+    pieces.retain(|piece| piece.extension().is_some_and(|extension| extension == "conf"));
+    pieces.sort_by(|a, b| a.file_name().cmp(&b.file_name()));
+    main.next_back().into_iter().chain(pieces).collect()
+}
+
+/// What a configuration file says of it, if anything.
+fn removes_ipc(text: &str) -> Option<bool> {
+    let mut settings = text.lines().filter_map(|line| line.trim().split_once('='));
+    let last = settings.rfind(|(key, _)| key.trim() == "RemoveIPC")?;
+    Some(!["no", "false", "off", "0", "n", "f"].contains(&last.1.trim().to_ascii_lowercase().as_str()))
+}
+
 fn abandoned() -> Check {
     let listed = match Segment::list() {
         Ok(listed) => listed,
@@ -359,11 +404,7 @@ fn abandoned() -> Check {
             return Check::new("segments", error, Fail, meaning);
         }
     };
-    let abandoned = listed.iter().filter_map(|listed| listed.snapshot.as_ref().ok()).filter(|snapshot| {
-        let alive = snapshot.participants.iter().any(|participant| participant.alive);
-        !alive && !snapshot.persist
-    });
-    match abandoned.count() {
+    match listed.iter().filter(|listed| listed.abandoned).count() {
         0 => Check::new("segments", listed.len(), Fine, "None is left over from processes that were killed."),
         n => {
             let found = format!("{}, {n} of them abandoned", listed.len());
@@ -383,6 +424,14 @@ mod tests {
         assert_eq!(version("5.4.0"), Some((5, 4)));
         assert_eq!(version("5.15-rc1"), Some((5, 15)));
         assert_eq!(version("unknown"), None);
+    }
+
+    #[test]
+    fn the_last_setting_of_a_file_counts_and_comments_do_not() {
+        assert_eq!(removes_ipc("[Login]\n#RemoveIPC=no\n"), None);
+        assert_eq!(removes_ipc("[Login]\nRemoveIPC=no\n"), Some(false));
+        assert_eq!(removes_ipc("RemoveIPC = off\nRemoveIPC= yes \n"), Some(true));
+        assert_eq!(removes_ipc("NAutoVTs=6\n"), None);
     }
 
     #[test]

@@ -42,7 +42,8 @@ impl Region {
         let slot = ring.stride + ring.data.map_or(0, |_| ring.block);
         // SAFETY: by the caller's word.
         let file = unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) };
-        let source = Source { file, chunk: (slot as u64) << unbounded.shift };
+        let memory = |file: BorrowedFd<'_>| Some(file::status(file).ok()?.memory);
+        let source = Source { file, chunk: (slot as u64) << unbounded.shift, memory };
         Self::words(ring, header, mode).map(|pages| pages.with_source(source))
     }
 

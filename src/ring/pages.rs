@@ -124,6 +124,8 @@ pub(crate) struct Source {
     /// It stays open for as long as the ring is used.
     pub(crate) file: BorrowedFd<'static>,
     pub(crate) chunk: u64,
+    /// Asks the kernel how many bytes of a file have memory.
+    pub(crate) memory: fn(BorrowedFd<'_>) -> Option<u64>,
 }
 
 /// For as long as it lives, no chunk is cleared that was open.
@@ -162,13 +164,8 @@ impl Pages {
     /// of a chunk that has none gives it some.
     #[cold]
     pub(crate) fn backed(&self) -> u64 {
-        #[cfg(not(loom))]
-        if let Some(Source { file, chunk }) = self.source
-            && let Ok(status) = crate::sys::file::status(file)
-        {
-            return (status.memory / chunk).min(self.chunks());
-        }
-        self.chunks()
+        let chunks = self.source.and_then(|source| Some((source.memory)(source.file)? / source.chunk));
+        chunks.map_or(self.chunks(), |chunks| chunks.min(self.chunks()))
     }
 
     /// How many of the `extra` slots behind the one at `position`, whose chunk is open, lie in a row in chunks that are open. The

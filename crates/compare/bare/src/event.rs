@@ -7,5 +7,5 @@ pub(crate) struct Event([u8; 16]);
 pub(crate) const ALL: u32 = u32::MAX;
 
 impl Event {
-    pub(crate) fn notify(&self, _: u32, _: crate::primitive::FenceMode) {}
+    pub(crate) fn notify(&self, _: u32, _: crate::primitive::FenceMode, _: impl FnOnce()) {}
 }

@@ -8,6 +8,8 @@
 #![cfg(not(test))]
 #![allow(dead_code, unused_imports, reason = "the sources are gimmal's, which needs all of them")]
 
+#[path = "../../../../src/answer.rs"]
+mod answer;
 #[path = "../../../../src/buffers.rs"]
 mod buffers;
 #[path = "../../../../src/copy.rs"]

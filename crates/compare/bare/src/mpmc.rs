@@ -88,7 +88,7 @@ impl<T: Copy> End<T> {
 impl<T: Copy> Sender<T> {
     #[inline(always)]
     fn claim(&self) -> Option<Claim> {
-        self.end.ring.claim_free(&self.end.cursor, OWNER)
+        self.end.ring.claim_free(&self.end.cursor, OWNER).ok()
     }
 
     #[inline(never)]

@@ -12,7 +12,7 @@ fn force(memory: &Arc<Memory<Slot<u64>>>, owner: u16, value: u64, displaced: &Lo
             match ring.push(&cursor, owner, FENCELESS, &value) {
                 Ok(()) => return displaced.add(100),
                 Err(Refused::Full) => {}
-                Err(Refused::Closed) => unreachable!(),
+                Err(Refused::Closed | Refused::Lost) => unreachable!(),
             }
             if let Ok(Some(claim)) = ring.claim_oldest(&cursor, owner, FENCELESS) {
                 displaced.add(ring.read(&claim));

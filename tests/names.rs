@@ -56,7 +56,7 @@ impl Home {
         process::init(&ENTRIES);
         let mut command = Command::new("/proc/self/exe");
         command.args(CHILD).args(["--gimmal-process", entry, entry, ""]).arg(&self.0).args(arguments);
-        command.env("GIMMAL_SENTINEL", "off").stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.env("GIMMAL_PROCESS", "").env("GIMMAL_SENTINEL", "off").stdin(Stdio::piped()).stdout(Stdio::piped());
         Guest(command.uid(user).gid(user).spawn().unwrap())
     }
 

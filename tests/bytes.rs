@@ -420,7 +420,8 @@ fn a_message_in_hand_can_be_given_back() {
 #[test]
 fn a_successor_gets_the_whole_message_that_its_predecessor_had_begun() {
     let segment = Segment::anonymous().unwrap();
-    let queue = SpscQueue::<[u8]>::create(&segment, "queue", 4096).unwrap();
+    let options = QueueOptions::new().capacity(4096).keep_waiting(true);
+    let queue = options.create_spsc::<[u8]>(&segment, "queue").unwrap();
     let (mut sender, mut first) = (queue.sender().unwrap(), queue.receiver().unwrap());
     thread::scope(|scope| {
         scope.spawn(move || {

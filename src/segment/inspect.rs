@@ -180,7 +180,20 @@ fn read_rings(copy: &mut View, file: BorrowedFd<'_>, object: &Object, budget: &m
     let mut whole = true;
     for ring in object.rings() {
         copy.read(file, ring.offset, size_of::<Header>())?;
-        if !matches!(object.shape.kind, Kind::Queue | Kind::SharedPipe) || ring.unbounded.is_some() {
+        if ring.unbounded.is_some() {
+            // Which chunks have memory, but nothing of what is in them.
+            let bytes = object.offset + object.bytes - ring.offset;
+            match budget.checked_sub(bytes) {
+                Some(left) => *budget = left,
+                None => {
+                    whole = false;
+                    continue;
+                }
+            }
+            copy.read(file, ring.offset, bytes)?;
+            continue;
+        }
+        if !matches!(object.shape.kind, Kind::Queue | Kind::SharedPipe) {
             continue;
         }
         let (head, held) = {

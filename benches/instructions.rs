@@ -38,11 +38,11 @@ const CASES: [Case; 14] = [
     Case { name: "SpscQueue send_slice of 64", budget: 5.0, run: |stage, n| stage.spsc_send_batches(n) },
     Case { name: "SpscQueue recv_many of 64", budget: 5.0, run: |stage, n| stage.spsc_receive_batches(n) },
     Case { name: "Queue<[u8]> send of 64 B", budget: 118.0, run: |stage, n| stage.bytes_send(n) },
-    Case { name: "Queue<[u8]> recv of 64 B", budget: 200.0, run: |stage, n| stage.bytes_receive(n) },
+    Case { name: "Queue<[u8]> recv of 64 B", budget: 206.0, run: |stage, n| stage.bytes_receive(n) },
     Case { name: "SpscQueue<[u8]> send of 64 B", budget: 84.0, run: |stage, n| stage.spsc_bytes_send(n) },
-    Case { name: "SpscQueue<[u8]> recv of 64 B", budget: 80.0, run: |stage, n| stage.spsc_bytes_receive(n) },
+    Case { name: "SpscQueue<[u8]> recv of 64 B", budget: 83.0, run: |stage, n| stage.spsc_bytes_receive(n) },
     Case { name: "Value fetch_add", budget: 7.0, run: |stage, n| stage.add(n) },
-    Case { name: "Lock lock and unlock", budget: 150.0, run: |stage, n| stage.lock(n) },
+    Case { name: "Lock lock and unlock", budget: 104.0, run: |stage, n| stage.lock(n) },
 ];
 
 /// One of everything. The queues are half full, with room for all that is sent.

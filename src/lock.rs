@@ -251,6 +251,7 @@ impl<T: Pod> Lock<T> {
     ///
     /// # Errors
     /// [`LockError::WouldBlock`]; [`LockError::OwnerDied`] comes with the guard.
+    #[inline]
     pub fn try_lock(&self) -> Result<LockGuard<T>, LockError<LockGuard<T>>> {
         let token = self.attached.token();
         if token == Token::NOBODY {
@@ -268,7 +269,16 @@ impl<T: Pod> Lock<T> {
         if now & STATE == DIED { Err(LockError::OwnerDied { guard, pid: (now >> 32) as u32 }) } else { Ok(guard) }
     }
 
+    #[inline]
     fn lock_until(&self, deadline: Option<Deadline>) -> Result<LockGuard<T>, LockError<LockGuard<T>>> {
+        match self.try_lock() {
+            Err(LockError::WouldBlock) => self.wait_for_it(deadline),
+            taken => taken,
+        }
+    }
+
+    #[cold]
+    fn wait_for_it(&self, deadline: Option<Deadline>) -> Result<LockGuard<T>, LockError<LockGuard<T>>> {
         let taken =
             self.header().event.try_wait(&*self.attached, &Pace::default(), deadline, || match self.try_lock() {
                 Err(LockError::WouldBlock) => ControlFlow::Continue(()),

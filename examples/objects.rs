@@ -54,9 +54,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         (0..2).map(|_| Process::new("measure").segment(&segment).spawn()).collect::<Result<Vec<_>, _>>()?;
 
     let sender = requests.sender()?;
+    // As long as we have a sender, too, the queue of answers is not over when a worker has sent one.
+    let reply_to = answers.sender()?;
     let square = vec![(0.0, 0.0), (2.0, 0.0), (2.0, 2.0), (0.0, 2.0)];
     for shape in [Shape::Circle { radius: 1.0 }, Shape::Polygon(square)] {
-        sender.send(&Request { shape, reply_to: answers.sender()?.handle() })?;
+        sender.send(&Request { shape, reply_to: reply_to.handle() })?;
     }
     let receiver = answers.receiver()?;
     for _ in 0..2 {
